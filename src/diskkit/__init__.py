@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""diskkit: open, map, compare and convert virtual disks.
+
+    import diskkit
+
+    with diskkit.open_disk("disk.vmdk") as disk:
+        first_sector = disk.read(0, 512)
+        for run in disk.runs():
+            print(run)
+
+Names are loaded when they are first used, so that importing diskkit costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diskkit.changed import changed as changed
+    from diskkit.check import check as check
+    from diskkit.compare import compare as compare
+    from diskkit.copy import convert as convert
+    from diskkit.disk import Disk as Disk
+    from diskkit.errors import ChainError as ChainError
+    from diskkit.errors import DiskkitError as DiskkitError
+    from diskkit.errors import FormatError as FormatError
+    from diskkit.errors import OutOfRange as OutOfRange
+    from diskkit.errors import ShortRead as ShortRead
+    from diskkit.errors import StorageError as StorageError
+    from diskkit.errors import UnsupportedFeature as UnsupportedFeature
+    from diskkit.errors import UsageError as UsageError
+    from diskkit.interfaces import OpenPolicy as OpenPolicy
+    from diskkit.open import open_disk as open_disk
+    from diskkit.runs import Range as Range
+    from diskkit.runs import Run as Run
+    from diskkit.runs import State as State
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "changed": "changed",
+    "check": "check",
+    "compare": "compare",
+    "convert": "copy",
+    "Disk": "disk",
+    **dict.fromkeys(
+        (
+            "ChainError",
+            "DiskkitError",
+            "FormatError",
+            "OutOfRange",
+            "ShortRead",
+            "StorageError",
+            "UnsupportedFeature",
+            "UsageError",
+        ),
+        "errors",
+    ),
+    "OpenPolicy": "interfaces",
+    "open_disk": "open",
+    **dict.fromkeys(("Range", "Run", "State"), "runs"),
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its home."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diskkit' has no attribute {name!r}")
+    value = getattr(import_module(f"diskkit.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Disk`: what users get, whatever stands behind it.
+
+All methods are safe from many threads at once; reads take no lock. Offsets and lengths are bytes
+and must lie inside the disk, else `OutOfRange`. Data that cannot be had raises the `FormatError`,
+`UnsupportedFeature` or `StorageError` that says why; no zeros are ever made up in its place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diskkit.errors import OutOfRange, UsageError
+from diskkit.interfaces import Closing
+from diskkit.runs import Range, Run, State
+from diskkit.units import align_down, align_up
+
+if TYPE_CHECKING:
+    import io
+    from collections.abc import Iterator
+
+    from diskkit.chain import Chain
+    from diskkit.info import DiskInfo
+    from diskkit.table import RunTable
+
+MIN_CHUNK = 512
+
+
+class Disk(Closing):
+    """An open virtual disk. Use it in a `with` block, or call `close`."""
+
+    def __init__(self, path: str, chain: Chain) -> None:
+        """Take over an opened chain; `open_disk` is the way to get a disk."""
+        self.path = path
+        self.chain = chain
+        self.size = chain.size
+        """Capacity, bytes."""
+
+    @property
+    def info(self) -> DiskInfo:
+        """What the disk is: kind, ids, geometry, links, extents, metadata."""
+        from diskkit.info import describe
+
+        return describe(self.path, self.chain.links)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`."""
+        if offset < 0 or length <= 0 or offset + length > self.size:
+            self._check(offset, length)
+            return b""
+        return self.chain.read(offset, length)
+
+    def read_into(self, offset: int, buffer: bytearray | memoryview) -> None:
+        """Fill all of a writable, contiguous `buffer` from `offset`."""
+        view = memoryview(buffer).cast("B")
+        self._check(offset, len(view))
+        self.chain.read_into(offset, view)
+
+    def runs(self, offset: int = 0, length: int | None = None) -> Iterator[Run]:
+        """The map of a range: ascending, gap-free, neighbours that say the same merged."""
+        from diskkit.mapping import merged_rows
+
+        names = [e.storage.name if e.storage else None for _, e in self.chain.sources]
+        for start, n, state, source, position in merged_rows(self.tables(offset, length)):
+            in_file = state == State.DATA and position >= 0
+            yield Run(
+                start,
+                n,
+                State(state),
+                self.chain.sources[source][0],
+                names[source] if in_file else None,
+                position if in_file else None,
+            )
+
+    def tables(self, offset: int = 0, length: int | None = None) -> Iterator[RunTable]:
+        """The map of a range as numpy columns, in consecutive pieces of bounded size.
+
+        Raises where the map cannot be had. `RunTable.sources` index `chain.sources`.
+        """
+        offset, length = self._range(offset, length)
+        for table in self.chain.tables(offset, length):
+            bad = table.states == State.BAD
+            if bad.any():
+                row = int(bad.argmax())
+                raise self.chain.explain(int(table.sources[row]), int(table.starts[row]))
+            yield table
+
+    def allocated(
+        self, offset: int = 0, length: int | None = None, chunk: int = 65536
+    ) -> Iterator[Range]:
+        """What is allocated, in whole chunks: ascending, apart from each other, clamped to the end.
+
+        A chunk is reported if any byte of it is data or an explicit zero in any link: such a zero
+        hides older data. `chunk` is a multiple of 512; `offset`, and `length` unless it reaches the
+        end of the disk, are multiples of `chunk` (the rule of QueryAllocatedBlocks).
+        """
+        offset, length = self._range(offset, length)
+        if chunk < MIN_CHUNK or chunk % MIN_CHUNK:
+            raise UsageError(f"chunk is {chunk}: it must be a positive multiple of {MIN_CHUNK}")
+        end = offset + length
+        if offset % chunk or (length % chunk and end != self.size):
+            raise UsageError(f"offset {offset} and length {length} must be multiples of {chunk}")
+        return self._allocated(offset, length, chunk)
+
+    def _allocated(self, offset: int, length: int, chunk: int) -> Iterator[Range]:
+        from diskkit.mapping import ranges_where
+
+        begin = reach = -1
+        for start, stop in ranges_where(self.tables(offset, length), State.HOLE, invert=True):
+            start, stop = align_down(start, chunk), min(align_up(stop, chunk), self.size)
+            if start > reach:
+                if begin >= 0:
+                    yield Range(begin, reach - begin)
+                begin = start
+            reach = max(reach, stop)
+        if begin >= 0:
+            yield Range(begin, reach - begin)
+
+    def as_file(self) -> io.BufferedReader:
+        """The disk as a seekable, read-only binary file. Closing it leaves the disk open."""
+        from diskkit.file import open_reader
+
+        return open_reader(self)
+
+    def close(self) -> None:
+        """Close every file of every link. Doing so twice is fine."""
+        self.chain.close()
+
+    def __repr__(self) -> str:
+        """Path and size."""
+        return f"<Disk {self.path!r} of {self.size} bytes>"
+
+    def _range(self, offset: int, length: int | None) -> tuple[int, int]:
+        if length is None:
+            length = self.size - offset
+        self._check(offset, length)
+        return offset, length
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            text = f"bytes {offset} to {offset + length} are not inside its {self.size} bytes"
+            raise OutOfRange(f"{self.path}: {text}")

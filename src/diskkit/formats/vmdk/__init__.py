@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VMDK: from a file to a `Link` of opened extents, by way of the table of extent kinds."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from diskkit.errors import FormatError, UnsupportedFeature
+from diskkit.formats.link import NO_PARENT, Extent, Link
+from diskkit.formats.vmdk import cowd, descriptor, flat, layout, sesparse, sparse
+from diskkit.formats.vmdk.opening import Opening
+from diskkit.units import SECTOR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diskkit.formats.vmdk.descriptor import Descriptor, ExtentLine
+    from diskkit.formats.vmdk.layout import SparseHeader
+    from diskkit.interfaces import BlockMap, OpenPolicy, Place, Storage
+
+EXTENT_KINDS: dict[str, tuple[Callable[[Opening], BlockMap], bool]] = {
+    "SPARSE": (sparse.open_sparse, True),
+    "FLAT": (flat.open_flat, True),
+    "VMFS": (flat.open_flat, True),
+    "ZERO": (flat.open_zero, False),
+    "VMFSSPARSE": (cowd.open_cowd, True),
+    "SESPARSE": (sesparse.open_sesparse, True),
+    "VMFSRDM": (flat.open_mapping, False),
+    "VMFSRDMP": (flat.open_mapping, False),
+    "VMFSRAW": (flat.open_mapping, False),
+    "VSANSPARSE": (flat.open_vsan, False),
+}
+"""Extent type: who opens it, and whether it has a file. A new kind is a file and a line here."""
+
+_PARTS = {
+    layout.MAGIC_COWD: "a redo log without its descriptor",
+    layout.MAGIC_SESPARSE[:4]: "an seSparse extent without its descriptor",
+}
+
+
+def probe(head: bytes) -> bool:
+    """Whether a file that begins with `head` (at least 4 KiB of it, if it has that) is a VMDK."""
+    magic = head[:4]
+    return magic in (layout.MAGIC_SPARSE, *_PARTS) or descriptor.looks_like_descriptor(head)
+
+
+def open_link(storage: Storage, place: Place, policy: OpenPolicy) -> Link:
+    """Open the one link whose descriptor, or whole content, `storage` holds.
+
+    Takes over `storage`: it is closed with the link, or on failure. Raises `FormatError`.
+    """
+    link = Link(storage.name, storage)
+    try:
+        _fill(link, storage, place, policy)
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+def _fill(link: Link, storage: Storage, place: Place, policy: OpenPolicy) -> None:
+    text, at, header = _find_descriptor(storage, policy)
+    embedded = header is not None
+    found = descriptor.parse(text, path=storage.name, at=at, embedded=embedded)
+    for warning in found.warnings:
+        policy.warning(f"{storage.name}: {warning}")
+    link.descriptor = found
+    link.capacity = found.capacity
+    _check_consistency(link, found, header)
+    start = 0
+    for line in found.extents:
+        part = _open_extent(link, line, header, place, policy)
+        link.extents.append(Extent(start, line, *part))
+        start += line.length
+    _check_overlaps(link)
+
+
+def _find_descriptor(
+    storage: Storage, policy: OpenPolicy
+) -> tuple[bytes, int, SparseHeader | None]:
+    """The descriptor's text, where it begins, and the header it was embedded behind."""
+    head = storage.read(0, min(SECTOR, storage.size))
+    magic = head[:4]
+    if magic in _PARTS:
+        raise FormatError(
+            f"is {_PARTS[magic]}",
+            path=storage.name,
+            structure="file",
+            advice="open the descriptor file beside it, of the same name without the suffix",
+        )
+    if magic == layout.MAGIC_SPARSE or magic.lower() == b"vmdk" or magic[::-1].lower() == b"vmdk":
+        header = sparse.read_header(storage, policy)
+        text = sparse.read_descriptor(storage, header)
+        if not text:
+            raise FormatError(
+                "is one part of a disk: it holds no descriptor",
+                path=storage.name,
+                structure="file",
+                advice="open the descriptor file beside it, of the same name without the suffix",
+            )
+        return text, header.descriptor_offset, header
+    if storage.size > descriptor.MAX_BYTES:
+        raise not_a_vmdk(storage.name, head)
+    text = storage.read(0, storage.size)
+    if not descriptor.looks_like_descriptor(text):
+        raise not_a_vmdk(storage.name, head)
+    return text, 0, None
+
+
+def not_a_vmdk(path: str, head: bytes) -> FormatError:
+    """The error for a file that no format claims."""
+    shown = head[:8]
+    return FormatError(
+        f"is not a VMDK: it begins with {shown!r}" if shown else "is not a VMDK: it is empty",
+        path=path,
+        structure="file",
+        advice="if it is a raw image, say so: --format raw",
+    )
+
+
+def _check_consistency(link: Link, found: Descriptor, header: SparseHeader | None) -> None:
+    path = link.path
+    if header is not None and (len(found.extents) != 1 or found.extents[0].kind != "SPARSE"):
+        raise FormatError(
+            "a descriptor inside a sparse extent must describe that extent alone",
+            path=path,
+            structure="descriptor",
+            field="extents",
+            value=", ".join(e.kind for e in found.extents[:8]),
+        )
+    has_cid, has_hint = found.parent_cid != NO_PARENT, found.parent_hint is not None
+    if has_cid != has_hint:
+        text = "a parentCID, but no hint" if has_cid else "a hint, but parentCID says no parent"
+        raise FormatError(
+            f"it has {text}",
+            path=path,
+            structure="descriptor",
+            field="parentFileNameHint",
+            value=found.parent_hint,
+        )
+    if found.native_snapshot:
+        raise UnsupportedFeature(
+            "a snapshot held by the storage array: the files alone are not the disk",
+            path=path,
+            structure="descriptor",
+            field="isNativeSnapshot",
+            value="yes",
+        )
+
+
+def _open_extent(
+    link: Link,
+    line: ExtentLine,
+    header: SparseHeader | None,
+    place: Place,
+    policy: OpenPolicy,
+) -> tuple[BlockMap, Storage | None]:
+    opening = Opening(link.path, line, None, policy, header)
+    assert link.descriptor is not None
+    if link.descriptor.encrypted:
+        reason = f"the disk is encrypted: {link.descriptor.encrypted}"
+        return flat.refused(opening, reason, "decrypt it with the product that made it"), None
+    if line.access == "NOACCESS":
+        if policy.noaccess_zeros:
+            return flat.open_zero(opening), None
+        reason = "the extent is marked NOACCESS: the guest may not read it"
+        return flat.refused(opening, reason, "ask for zeros in its place"), None
+    opener, has_file = EXTENT_KINDS[line.kind]
+    storage = None
+    if header is not None:
+        storage = link.storages[0]
+    elif has_file:
+        assert line.name is not None
+        if line.name.lower().startswith("vsan:"):
+            return flat.open_vsan(opening), None
+        storage = place.open_extent(line.name)
+        _check_file(link, line, storage)
+    return opener(Opening(link.path, line, storage, policy, header)), storage
+
+
+def _check_file(link: Link, line: ExtentLine, storage: Storage) -> None:
+    """Take over an extent's file; it must not be the descriptor, nor a sparse file's twin."""
+    shared = [s for s in link.storages if s.identity == storage.identity]
+    link.storages.append(storage)
+    if not shared:
+        return
+    flat_kinds = ("FLAT", "VMFS")
+    alike = [e for e in link.extents if e.storage in shared and e.line.kind in flat_kinds]
+    if shared[0] is link.storages[0]:
+        problem = "names the descriptor itself"
+    elif line.kind not in flat_kinds or not alike:
+        problem = "names a file that another extent uses already"
+    else:
+        return
+    raise _extent_error(link, line, problem)
+
+
+def _check_overlaps(link: Link) -> None:
+    """No two flat extents may lie on the same bytes of one file."""
+    taken = [
+        (str(e.storage.identity), e.line.offset, e.line)
+        for e in link.extents
+        if e.storage is not None and e.line.kind in ("FLAT", "VMFS")
+    ]
+    taken.sort(key=lambda t: t[:2])
+    for (file, begin, line), (other, after, second) in pairwise(taken):
+        if file == other and after < begin + line.length:
+            raise _extent_error(link, second, "overlaps another extent in the same file")
+
+
+def _extent_error(link: Link, line: ExtentLine, problem: str) -> FormatError:
+    return FormatError(
+        problem,
+        path=link.path,
+        structure="descriptor",
+        field=f"line {line.line}, extent file name",
+        value=line.name,
+    )

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""THE page: the contracts that everything in diskkit is built on.
+
+`Storage`   where do bytes live?          a file, a device, later an object or a web server
+`Place`     which other files are there?  the one gate through which an image's text opens files
+`BlockMap`  what do the bytes mean?       a driver answers *where*, as rows; it moves no guest data
+`Disk`      what does a user get?         sectors, their map, and nothing of how they are stored
+
+All are safe to use from many threads at once. All offsets and lengths are bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+    from diskkit.errors import FormatError
+    from diskkit.table import RunTable
+
+log = logging.getLogger("diskkit")
+
+MAX_DEPTH = 256
+"""No chain longer than this is opened, whatever the caller asks for (vmdk-formats, 4.1)."""
+
+
+class Storage(ABC):
+    """The bytes of one file. Positional, so that threads need no lock."""
+
+    name: str
+    """What messages call it: the path as it was opened."""
+    identity: tuple[int, int] | str
+    """Equal for two storages exactly when they are the same file."""
+    size: int
+    """Bytes, as found when it was opened."""
+
+    @abstractmethod
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill all of `buffer` from `offset`, or raise `ShortRead` or `StorageError`."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`."""
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """The parts of a range that may hold anything but zeros, as ascending (begin, end).
+
+        What is left out reads as zeros and takes no room. A storage that cannot tell says all.
+        """
+        if length:
+            yield offset, offset + length
+
+    @property
+    def physical_bytes(self) -> int:
+        """Bytes of room it takes where it lives."""
+        return self.size
+
+    @property
+    def descriptor(self) -> int | None:
+        """A file descriptor for kernel copies, or None where there is none."""
+        return None
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give it back. Doing so twice is fine."""
+
+
+class Place(ABC):
+    """The surroundings of an image: resolves the names that its text holds."""
+
+    @abstractmethod
+    def open_extent(self, name: str) -> Storage:
+        """The file that an extent line names. Raises `FormatError` if the name may not be used."""
+
+    @abstractmethod
+    def find_parent(self, hint: str) -> str:
+        """The path of the file that a parent hint names. Raises `ChainError`."""
+
+
+class BlockMap(ABC):
+    """What the bytes of one extent mean: a driver. It answers where; it never moves guest data."""
+
+    length: int
+    """Guest bytes it describes."""
+    granularity: int
+    """Bytes per table entry, 1 where there is no table."""
+
+    @abstractmethod
+    def scan(self, offset: int, length: int) -> RunTable:
+        """Rows covering [offset, offset + k) for some 0 < k <= length, all from source 0.
+
+        A driver chooses k so that its answer stays bounded (about a million rows) however large
+        the extent. Rows are merged. An entry that cannot be right becomes a BAD row, never an
+        error, so that the rest of the disk can still be had; `explain` gives the error.
+        """
+
+    def load(self, offset: int, position: int) -> bytes:
+        """The contents of the PACKED grain that begins at guest `offset`, marker at `position`.
+
+        At least the part of the grain that lies inside the extent, at most `granularity` bytes.
+        """
+        raise NotImplementedError
+
+    def explain(self, offset: int) -> FormatError:
+        """Why the row at guest `offset` is BAD."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPolicy:
+    """What the text inside an image may make us do, and what we overlook when asked to."""
+
+    allow: tuple[str, ...] = ()
+    """Folders, besides the disk's own, whose files its text may name. "/" allows any."""
+    allow_devices: bool = False
+    """Open block devices that extent lines name, for reading."""
+    allow_truncated: bool = False
+    """Read zeros where a file ends too early, with a warning, instead of failing."""
+    allow_mismatch: bool = False
+    """Open a chain although a parent's content ID is not the one its child recorded."""
+    noaccess_zeros: bool = False
+    """Read zeros from NOACCESS extents instead of failing."""
+    single_link: bool = False
+    """Open the named link alone; what it does not hold reads as a hole."""
+    strict: bool = False
+    """Refuse what is merely suspicious: see `SECURITY.md`."""
+    max_depth: int = 64
+    """Links that a chain may have, at most `MAX_DEPTH`."""
+    warn: Callable[[str], None] | None = None
+    """Called with one line for each oddity overlooked; default: the "diskkit" logger."""
+
+    def warning(self, text: str) -> None:
+        """Report one oddity that was overlooked."""
+        if self.warn is not None:
+            self.warn(text)
+        else:
+            log.warning("%s", text)
+
+
+class Closing:
+    """`close()` at the end of a `with` block."""
+
+    def close(self) -> None:
+        """Give everything back. Doing so twice is fine."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()

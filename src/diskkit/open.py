@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`open_disk`: from a name to a `Disk`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from diskkit.chain import Chain, resolve
+from diskkit.disk import Disk
+from diskkit.interfaces import OpenPolicy
+
+
+def open_disk(
+    name: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    policy: OpenPolicy | None = None,
+    **changes: object,
+) -> Disk:
+    """Open the disk `name` for reading, with all its parents.
+
+    `name` is a VMDK descriptor, a single-file VMDK, or a raw image: one whose name ends in .raw,
+    .img or .dd, or any file with `format="raw"`. `policy` says what to overlook; its fields can
+    also be given as keywords, as in `open_disk(name, allow=("/images",))`.
+
+    Raises `StorageError` if a file cannot be read, `FormatError` if one breaks its format,
+    `ChainError` if the links do not fit together.
+    """
+    policy = replace(policy or OpenPolicy(), **changes)  # type: ignore[arg-type]
+    path = os.fspath(name)
+    links = []
+    try:
+        for link in resolve(path, format, policy):
+            links.append(link)  # noqa: PERF402 - what was opened must be known if the next fails
+    except BaseException:
+        for link in links:
+            link.close()
+        raise
+    return Disk(path, Chain(links))

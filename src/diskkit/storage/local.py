@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and block devices of this machine, and the gate through which images name files.
+
+Rule: the text inside an image opens nothing but regular files below the image's own folder,
+symbolic links followed first, unless the caller's `OpenPolicy` names more
+(CVE-2022-47951 and its kin: a descriptor whose extent is /etc/shadow).
+"""
+
+from __future__ import annotations
+
+import errno
+import ntpath
+import os
+import re
+import stat
+from typing import TYPE_CHECKING
+
+from diskkit.errors import ChainError, FormatError, ShortRead, StorageError
+from diskkit.interfaces import Place, Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diskkit.interfaces import OpenPolicy
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
+
+
+class LocalFile(Storage):
+    """An open regular file or block device, read by position."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        """Take over `fd`."""
+        found = os.fstat(fd)
+        self._fd = fd
+        self.name = name
+        self.is_device = stat.S_ISBLK(found.st_mode)
+        self.identity = (found.st_rdev if self.is_device else found.st_dev, found.st_ino)
+        self.size = os.lseek(fd, 0, os.SEEK_END) if self.is_device else found.st_size
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill all of `buffer` from `offset`."""
+        while buffer:
+            try:
+                done = os.preadv(self._fd, [buffer], offset)
+            except OSError as error:
+                raise self._failed("reading", offset, len(buffer), error) from error
+            if not done:
+                raise self._short(offset, len(buffer))
+            offset += done
+            buffer = buffer[done:]
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`."""
+        try:
+            data = os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise self._failed("reading", offset, length, error) from error
+        return data if len(data) == length else super().read(offset, length)
+
+    def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """What the filesystem says is not a hole; all of it where it cannot tell."""
+        end = offset + length
+        while offset < end:
+            try:
+                begin = os.lseek(self._fd, offset, os.SEEK_DATA)
+                stop = os.lseek(self._fd, begin, os.SEEK_HOLE) if begin < end else end
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                if error.errno not in _UNSUPPORTED:
+                    raise self._failed("looking for holes", offset, length, error) from error
+                begin, stop = offset, end
+            if begin >= end:
+                return
+            yield begin, min(stop, end)
+            offset = stop
+
+    @property
+    def physical_bytes(self) -> int:
+        """Bytes the filesystem has given it; a device's whole size."""
+        return self.size if self.is_device else os.fstat(self._fd).st_blocks * 512
+
+    @property
+    def descriptor(self) -> int:
+        """The file descriptor."""
+        return self._fd
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _failed(self, doing: str, offset: int, length: int, error: OSError) -> StorageError:
+        text = f"{doing} {length} bytes at byte {offset} failed: {error.strerror}"
+        return StorageError(self.name, text, errno=error.errno)
+
+    def _short(self, offset: int, length: int) -> ShortRead:
+        text = f"the file ends before byte {offset + length}; it was cut after it was opened"
+        return ShortRead(self.name, text)
+
+
+def open_file(path: str, *, device: bool = False) -> LocalFile:
+    """Open a regular file, or with `device` a block device too, for reading.
+
+    Never waits on a FIFO. Raises `StorageError` with the system's reason.
+    """
+    try:
+        fd = _open_read_only(path)
+    except OSError as error:
+        raise StorageError(path, error.strerror or str(error), errno=error.errno) from error
+    except ValueError as error:
+        raise StorageError(path, f"not a usable name: {error}") from error
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode) or (device and stat.S_ISBLK(mode)):
+        return LocalFile(fd, path)
+    os.close(fd)
+    raise StorageError(path, f"is {_kind(mode)}, not a regular file")
+
+
+def _open_read_only(path: str) -> int:
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        return os.open(path, flags)
+    except OSError as error:
+        if error.errno != errno.EMFILE or not _raise_file_limit():
+            raise
+    return os.open(path, flags)
+
+
+def _raise_file_limit() -> bool:
+    """Lift this process's soft limit of open files to the hard one: split disks have thousands."""
+    try:
+        import resource
+    except ImportError:
+        return False
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return True
+
+
+def _kind(mode: int) -> str:
+    for test, word in (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISBLK, "a block device"),
+        (stat.S_ISCHR, "a character device"),
+    ):
+        if test(mode):
+            return word
+    return "something special"
+
+
+class LocalPlace(Place):
+    """The folder of one image file, and the folders its text may reach."""
+
+    def __init__(self, path: str, policy: OpenPolicy, roots: tuple[str, ...] = ()) -> None:
+        """`path` is the image; `roots` are the folders its child was already confined to."""
+        self.path = path
+        self.folder = os.path.dirname(os.path.realpath(path))
+        self._policy = policy
+        allowed = tuple(os.path.realpath(p) for p in policy.allow)
+        roots = roots or allowed
+        self.roots = roots if _inside(self.folder, roots) else (*roots, self.folder)
+
+    def open_extent(self, name: str) -> LocalFile:
+        """The file that an extent line names."""
+        problem = self._forbidden(name)
+        full = os.path.join(self.folder, name)
+        real = os.path.realpath(full) if "\0" not in name else full
+        device = False
+        if not problem:
+            try:
+                mode = os.stat(real).st_mode
+            except OSError as error:
+                text = f"the extent cannot be opened: {error.strerror}"
+                advice = "copy it beside the descriptor" if error.errno == errno.ENOENT else ""
+                raise self._refused(name, text, advice) from error
+            device = stat.S_ISBLK(mode)
+            if device and not self._policy.allow_devices:
+                problem = "it is a block device; these are opened only on request"
+            elif not device and not stat.S_ISREG(mode):
+                problem = f"it is {_kind(mode)}, not a regular file"
+            elif not device and not _inside(os.path.dirname(real), self.roots):
+                problem = "it lies outside the disk's own folder"
+        if problem:
+            advice = "allow devices" if "device" in problem else "allow its folder to open it"
+            raise self._refused(name, problem, advice)
+        return open_file(real, device=device)
+
+    def find_parent(self, hint: str) -> str:
+        """The first of: the hint as written, its file beside the child, and in a sibling folder."""
+        outside = odd = ""
+        for candidate in _candidates(self.folder, hint):
+            real = os.path.realpath(candidate)
+            if not os.path.isfile(real):
+                odd = odd or (_kind(os.stat(real).st_mode) if os.path.exists(real) else "")
+                continue
+            if _inside(os.path.dirname(real), self.roots):
+                return real
+            outside = outside or real
+        if outside:
+            raise ChainError(
+                "the parent lies outside the disk's own folder",
+                path=self.path,
+                structure="descriptor",
+                field="parentFileNameHint",
+                value=hint,
+                advice=f"allow {os.path.dirname(outside)} to open it",
+            )
+        raise ChainError(
+            f"the parent is {odd}, not a regular file"
+            if odd
+            else "the parent is not there: neither as written nor beside the child",
+            path=self.path,
+            structure="descriptor",
+            field="parentFileNameHint",
+            value=hint,
+            advice="copy the parent beside the child, or open this link alone",
+        )
+
+    def _forbidden(self, name: str) -> str:
+        """Why a name is refused whatever it points at; "" if it is not."""
+        if "\0" in name:
+            return "it holds a NUL"
+        if _SCHEME.match(name):
+            return "it begins with a drive letter or a protocol; only plain file names are opened"
+        if "\\" in name:
+            return "it holds a backslash; only plain file names are opened"
+        if not name or name.endswith("/"):
+            return "it names no file"
+        return ""
+
+    def _refused(self, name: str, problem: str, advice: str) -> FormatError:
+        return FormatError(
+            problem,
+            path=self.path,
+            structure="descriptor",
+            field="extent file name",
+            value=name,
+            advice=advice,
+        )
+
+
+def _candidates(folder: str, hint: str) -> list[str]:
+    """Where a parent may be, best first (vmdk-formats, 4.1 rule 5). Names only; nothing opened."""
+    if "\0" in hint:
+        return []
+    found = []
+    if not _SCHEME.match(hint) and "\\" not in hint:
+        found.append(os.path.join(folder, hint))
+    plain = hint.replace("\\", "/")
+    base = ntpath.basename(plain)
+    if base in ("", ".", ".."):
+        return found
+    found.append(os.path.join(folder, base))
+    sibling = os.path.basename(os.path.dirname(plain))
+    if sibling not in ("", ".", ".."):
+        found.append(os.path.join(os.path.dirname(folder), sibling, base))
+    return found
+
+
+def _inside(folder: str, roots: tuple[str, ...]) -> bool:
+    return any(folder == r or folder.startswith(r.rstrip("/") + "/") for r in roots)

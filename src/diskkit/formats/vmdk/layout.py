@@ -27,6 +27,8 @@ MAX_PACKED_GRAIN = 16 << 20
 """Largest compressed grain read, bytes: a whole one must fit in memory."""
 MAX_TABLES = 32 << 20
 """Most grain directory entries."""
+MAX_SECTORS = 1 << 54
+"""Sectors that no disk and no place in a file reaches: their bytes must fit 63 bits."""
 MAX_DESCRIPTOR_SECTORS = 20480
 
 FLAG_NEWLINES = 1 << 0
@@ -141,10 +143,7 @@ def parse_sparse_header(
         rules.fail("numGTEsPerGT", 44, entries, "must be a power of two from 1 to 512")
     if not capacity:
         rules.fail("capacity", 12, capacity, "an extent of no sectors")
-    tables = ceil_div(capacity, entries * grain)
-    if capacity >= 1 << 54 or tables > MAX_TABLES:
-        text = f"needs {tables} grain tables, more than {MAX_TABLES}"
-        rules.fail("capacity", 12, capacity, text)
+    _check_tables(rules, 12, capacity, entries * grain)
     if unclean > 1:
         rules.fail("uncleanShutdown", 72, unclean, "must be 0 or 1")
     return SparseHeader(
@@ -161,6 +160,17 @@ def parse_sparse_header(
         unclean,
         compression,
     )
+
+
+def _check_tables(rules: Rules, at: int, capacity: int, cover: int) -> int:
+    """How many tables of `cover` sectors a capacity needs: a bounded number."""
+    tables = ceil_div(capacity, cover)
+    if tables > MAX_TABLES:
+        text = f"needs {tables} grain tables, more than {MAX_TABLES}"
+        rules.fail("capacity", at, capacity, text)
+    if capacity >= MAX_SECTORS:
+        rules.fail("capacity", at, capacity, "more than 2^63 bytes")
+    return tables
 
 
 def _refuse_magic(rules: Rules, magic: bytes) -> NoReturn:
@@ -387,10 +397,10 @@ def parse_sesparse_header(data: bytes, size: int, path: str) -> SeSparseHeader:
     if any(data[208:SECTOR]):
         rules.fail("padding", 208, None, "is not all zeros")
     capacity = words[2]
-    if not 0 < capacity < 1 << 54:
-        rules.fail("capacity", 16, capacity, "no usable number of sectors")
+    if not capacity:
+        rules.fail("capacity", 16, capacity, "an extent of no sectors")
+    tables = _check_tables(rules, 16, capacity, SE_TABLE_ENTRIES * SE_GRAIN // SECTOR)
     regions = _sesparse_regions(rules, words[10:], size)
-    tables = ceil_div(capacity * SECTOR, SE_TABLE_ENTRIES * SE_GRAIN)
     if regions["grainDirectory"].size < tables * 8:
         text = f"too small for the {tables} tables that the capacity needs"
         rules.fail("grainDirectory size", 136, regions["grainDirectory"].size // SECTOR, text)
@@ -414,10 +424,15 @@ def _sesparse_regions(rules: Rules, words: tuple[int, ...], size: int) -> dict[s
         if region.offset < end:
             text = "overlaps what lies before it, or is out of order"
             rules.fail(f"{name} offset", at, words[2 * index], text)
+        if region.offset > size:
+            text = f"lies beyond the file's {size} bytes"
+            rules.fail(f"{name} offset", at, words[2 * index], text)
         # The grain area may be longer than the file, which grows as grains are used.
-        if region.end > size and name != "grains":
+        if region.end > (size if name != "grains" else MAX_SECTORS * SECTOR // 2):
             text = f"ends beyond the file's {size} bytes"
             rules.fail(f"{name} size", at + 8, words[2 * index + 1], text)
+        if name == "volatileHeader" and not region.size:
+            rules.fail(f"{name} size", at + 8, 0, "no room for the header")
         regions[name] = region
         end = region.end
     return regions

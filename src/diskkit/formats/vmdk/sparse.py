@@ -144,16 +144,16 @@ def _read_footer(storage: Storage, header: SparseHeader) -> tuple[SparseHeader, 
     rules = layout.Rules("footer", storage.name, place)
     if footer.at_end:
         rules.fail("gdOffset", 56, "at end", "the footer does not know it either")
-    for name, field_at in (
-        ("version", 4),
-        ("flags", 8),
-        ("capacity", 12),
-        ("grain", 20),
-        ("descriptor_offset", 28),
-        ("descriptor_size", 36),
-        ("table_entries", 44),
+    for attribute, name, field_at, unit in (
+        ("version", "version", 4, 1),
+        ("flags", "flags", 8, 1),
+        ("capacity", "capacity", 12, SECTOR),
+        ("grain", "grainSize", 20, SECTOR),
+        ("descriptor_offset", "descriptorOffset", 28, SECTOR),
+        ("descriptor_size", "descriptorSize", 36, SECTOR),
+        ("table_entries", "numGTEsPerGT", 44, 1),
     ):
-        mine, its = getattr(header, name), getattr(footer, name)
+        mine, its = getattr(header, attribute) // unit, getattr(footer, attribute) // unit
         if mine != its:
             rules.fail(name, field_at, its, f"disagrees with the header's {mine}")
     return footer, place

@@ -170,26 +170,27 @@ class LocalPlace(Place):
 
     def open_extent(self, name: str) -> LocalFile:
         """The file that an extent line names."""
-        problem = self._forbidden(name)
-        full = os.path.join(self.folder, name)
-        real = os.path.realpath(full) if "\0" not in name else full
-        device = False
-        if not problem:
-            try:
-                mode = os.stat(real).st_mode
-            except OSError as error:
-                text = f"the extent cannot be opened: {error.strerror}"
-                advice = "copy it beside the descriptor" if error.errno == errno.ENOENT else ""
-                raise self._refused(name, text, advice) from error
-            device = stat.S_ISBLK(mode)
-            if device and not self._policy.allow_devices:
-                problem = "it is a block device; these are opened only on request"
-            elif not device and not stat.S_ISREG(mode):
-                problem = f"it is {_kind(mode)}, not a regular file"
-            elif not device and not _inside(os.path.dirname(real), self.roots):
-                problem = "it lies outside the disk's own folder"
+        if problem := self._forbidden(name):
+            raise self._refused(name, problem, "")
+        try:
+            real = os.path.realpath(os.path.join(self.folder, name))
+            mode = os.stat(real).st_mode
+        except OSError as error:
+            text = f"the extent cannot be opened: {error.strerror}"
+            advice = "copy it beside the descriptor" if error.errno == errno.ENOENT else ""
+            raise self._refused(name, text, advice) from error
+        except ValueError as error:  # the filesystem's encoding lacks a character
+            raise self._refused(name, f"not a usable name: {error}", "") from error
+        device, advice = stat.S_ISBLK(mode), ""
+        if device and not self._policy.allow_devices:
+            problem = "it is a block device; these are opened only on request"
+            advice = "allow devices"
+        elif not device and not stat.S_ISREG(mode):
+            problem = f"it is {_kind(mode)}, not a regular file"
+        elif not device and not _inside(os.path.dirname(real), self.roots):
+            problem = "it lies outside the disk's own folder"
+            advice = f"allow {os.path.dirname(real)} to open it"
         if problem:
-            advice = "allow devices" if "device" in problem else "allow its folder to open it"
             raise self._refused(name, problem, advice)
         return open_file(real, device=device)
 
@@ -197,7 +198,10 @@ class LocalPlace(Place):
         """The first of: the hint as written, its file beside the child, and in a sibling folder."""
         outside = odd = ""
         for candidate in _candidates(self.folder, hint):
-            real = os.path.realpath(candidate)
+            try:
+                real = os.path.realpath(candidate)
+            except ValueError:  # the filesystem's encoding lacks a character
+                continue
             if not os.path.isfile(real):
                 odd = odd or (_kind(os.stat(real).st_mode) if os.path.exists(real) else "")
                 continue

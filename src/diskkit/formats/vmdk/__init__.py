@@ -33,6 +33,8 @@ EXTENT_KINDS: dict[str, tuple[Callable[[Opening], BlockMap], bool]] = {
 }
 """Extent type: who opens it, and whether it has a file. A new kind is a file and a line here."""
 
+_FLAT_KINDS = ("FLAT", "VMFS")
+
 _PARTS = {
     layout.MAGIC_COWD: "a redo log without its descriptor",
     layout.MAGIC_SESPARSE[:4]: "an seSparse extent without its descriptor",
@@ -68,9 +70,9 @@ def _fill(link: Link, storage: Storage, place: Place, policy: OpenPolicy) -> Non
     link.descriptor = found
     link.capacity = found.capacity
     _check_consistency(link, found, header)
-    start = 0
+    files, start = _Files(link, place), 0
     for line in found.extents:
-        part = _open_extent(link, line, header, place, policy)
+        part = _open_extent(link, line, header, files, policy)
         link.extents.append(Extent(start, line, *part))
         start += line.length
     _check_overlaps(link)
@@ -103,7 +105,9 @@ def _find_descriptor(
     if storage.size > descriptor.MAX_BYTES:
         raise not_a_vmdk(storage.name, head)
     text = storage.read(0, storage.size)
-    if not descriptor.looks_like_descriptor(text):
+    titled = head[:17].lower().startswith((b"# disk descriptor", b"#disk descriptor"))
+    # A text with the usual title is meant as one: its own error says more than "not a VMDK".
+    if not titled and not descriptor.looks_like_descriptor(text):
         raise not_a_vmdk(storage.name, head)
     return text, 0, None
 
@@ -153,7 +157,7 @@ def _open_extent(
     link: Link,
     line: ExtentLine,
     header: SparseHeader | None,
-    place: Place,
+    files: _Files,
     policy: OpenPolicy,
 ) -> tuple[BlockMap, Storage | None]:
     opening = Opening(link.path, line, None, policy, header)
@@ -174,26 +178,36 @@ def _open_extent(
         assert line.name is not None
         if line.name.lower().startswith("vsan:"):
             return flat.open_vsan(opening), None
-        storage = place.open_extent(line.name)
-        _check_file(link, line, storage)
+        storage = files.open(line)
     return opener(Opening(link.path, line, storage, policy, header)), storage
 
 
-def _check_file(link: Link, line: ExtentLine, storage: Storage) -> None:
-    """Take over an extent's file; it must not be the descriptor, nor a sparse file's twin."""
-    shared = [s for s in link.storages if s.identity == storage.identity]
-    link.storages.append(storage)
-    if not shared:
-        return
-    flat_kinds = ("FLAT", "VMFS")
-    alike = [e for e in link.extents if e.storage in shared and e.line.kind in flat_kinds]
-    if shared[0] is link.storages[0]:
-        problem = "names the descriptor itself"
-    elif line.kind not in flat_kinds or not alike:
-        problem = "names a file that another extent uses already"
-    else:
-        return
-    raise _extent_error(link, line, problem)
+class _Files:
+    """The files of one link's extents. Flat extents may share one; all others have their own."""
+
+    def __init__(self, link: Link, place: Place) -> None:
+        """`place` opens the names in the link's text."""
+        self._link = link
+        self._place = place
+        self._flat: dict[object, Storage | None] = {link.storage.identity: None}
+        """By identity: the file of flat extents, else None."""
+
+    def open(self, line: ExtentLine) -> Storage:
+        """The file of `line`, owned by the link. It is opened once, however many lines name it."""
+        assert line.name is not None
+        storage = self._place.open_extent(line.name)
+        key, is_flat = storage.identity, line.kind in _FLAT_KINDS
+        if key not in self._flat:
+            self._link.storages.append(storage)
+            self._flat[key] = storage if is_flat else None
+            return storage
+        storage.close()
+        known = self._flat[key]
+        if known is not None and is_flat:
+            return known
+        if key == self._link.storage.identity:
+            raise _extent_error(self._link, line, "names the descriptor itself")
+        raise _extent_error(self._link, line, "names a file that another extent uses already")
 
 
 def _check_overlaps(link: Link) -> None:
@@ -201,7 +215,7 @@ def _check_overlaps(link: Link) -> None:
     taken = [
         (str(e.storage.identity), e.line.offset, e.line)
         for e in link.extents
-        if e.storage is not None and e.line.kind in ("FLAT", "VMFS")
+        if e.storage is not None and e.line.kind in _FLAT_KINDS
     ]
     taken.sort(key=lambda t: t[:2])
     for (file, begin, line), (other, after, second) in pairwise(taken):

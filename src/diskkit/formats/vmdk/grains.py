@@ -223,7 +223,8 @@ class GrainTables:
         if len(usable):
             raw = self.spare._read_tables(places[usable])  # noqa: SLF001 - its twin
             better = self.scheme.judge(raw, self._needs(first + usable))
-            good = ~better.reasons.any(axis=1)
+            # A copy that is damaged elsewhere still beats a table that is not there at all.
+            good = ~better.reasons.any(axis=1) | (reasons[usable] != 0)
             usable = usable[good]
             better = Judged(better.states[good], better.positions[good], better.reasons[good])
         if not len(usable):

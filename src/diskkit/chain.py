@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from diskkit import formats
 from diskkit.errors import ChainError, ShortRead, StorageError, UsageError
-from diskkit.formats.link import NO_PARENT
 from diskkit.interfaces import MAX_DEPTH
 from diskkit.runs import State
 from diskkit.storage.local import LocalPlace, open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from diskkit.formats.link import Extent, Link
     from diskkit.interfaces import OpenPolicy
@@ -44,8 +43,17 @@ _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, er
 _kernel_copy = getattr(os, "copy_file_range", None)
 
 
-def resolve(path: str, format_name: str | None, policy: OpenPolicy) -> Iterator[Link]:
-    """The links of a disk, leaf first, each opened and checked against its child.
+class MismatchedParent(ChainError):
+    """The parent's content ID is not the one its child recorded."""
+
+
+def resolve(
+    path: str,
+    format_name: str | None,
+    policy: OpenPolicy,
+    judge: Callable[[Link, Link, OpenPolicy], None] | None = None,
+) -> Iterator[Link]:
+    """The links of a disk, leaf first, each opened and, by `judge`, checked against its child.
 
     Raises as soon as something is wrong; the links given out before are the caller's to close.
     """
@@ -63,8 +71,12 @@ def resolve(path: str, format_name: str | None, policy: OpenPolicy) -> Iterator[
             raise _chain_error(child, "the chain runs in a circle")
         seen.add(storage.identity)
         link = formats.FORMATS[kind].open_link(storage, place, policy)
-        if child is not None:
-            _check_pair(child, link, policy)
+        if child is not None and judge is not None:
+            try:
+                judge(child, link, policy)
+            except ChainError:
+                link.close()
+                raise
         yield link
         if link.parent_hint is None or policy.single_link:
             return
@@ -87,26 +99,34 @@ def _chain_error(link: Link | None, problem: str, advice: str = "") -> ChainErro
     )
 
 
-def _check_pair(child: Link, parent: Link, policy: OpenPolicy) -> None:
-    try:
-        if parent.capacity != child.capacity:
-            text = f"its parent has {parent.capacity} bytes, it has {child.capacity}"
-            raise _chain_error(child, text, "a parent that was resized does not fit its children")
-        kinds = {e.line.kind for link in (child, parent) for e in link.extents}
-        if {"VMFSSPARSE", "SESPARSE"} <= kinds:
-            raise _chain_error(child, "vmfsSparse and seSparse links do not mix in a chain")
-        if parent.cid != child.parent_cid:
-            problem = (
-                f"the parent's content ID is {parent.cid:08x}, the child recorded "
-                f"{child.parent_cid:08x}: the parent was changed after the child was made"
-            )
-            if not policy.allow_mismatch:
-                advice = "data may be silently wrong; allow the mismatch to read it nevertheless"
-                raise _chain_error(child, problem, advice)
-            policy.warning(f"{child.path}: {problem}")
-    except ChainError:
-        parent.close()
-        raise
+def pair_problems(child: Link, parent: Link) -> Iterator[ChainError]:
+    """Everything that says that `parent` is not the one `child` was made from."""
+    if parent.descriptor is None:
+        yield _chain_error(child, f"its parent is {parent.create_type}, not a VMDK")
+    if parent.capacity != child.capacity:
+        text = f"its parent has {parent.capacity} bytes, it has {child.capacity}"
+        yield _chain_error(child, text, "a parent that was resized does not fit its children")
+    kinds = {e.line.kind for link in (child, parent) for e in link.extents}
+    if {"VMFSSPARSE", "SESPARSE"} <= kinds:
+        yield _chain_error(child, "vmfsSparse and seSparse links do not mix in a chain")
+    if parent.cid != child.parent_cid:
+        yield MismatchedParent(
+            f"the parent's content ID is {parent.cid or 0:08x}, the child recorded "
+            f"{child.parent_cid:08x}: the parent was changed after the child was made",
+            path=child.path,
+            structure="descriptor",
+            field="parentCID",
+            value=f"{child.parent_cid:08x}",
+            advice="data may be silently wrong; allow the mismatch to read it nevertheless",
+        )
+
+
+def check_pair(child: Link, parent: Link, policy: OpenPolicy) -> None:
+    """Raise the first of `pair_problems`; a mismatch that the policy allows is a warning."""
+    for problem in pair_problems(child, parent):
+        if not isinstance(problem, MismatchedParent) or not policy.allow_mismatch:
+            raise problem
+        policy.warning(f"{child.path}: {problem.problem}")
 
 
 class _Window(NamedTuple):
@@ -143,18 +163,21 @@ class Chain:
 
     # --- the map ------------------------------------------------------------------------------
 
-    def tables(self, offset: int, length: int) -> Iterator[RunTable]:
-        """The merged map of a range, as consecutive tables of bounded size. Moves no data."""
+    def tables(self, offset: int, length: int, links: int | None = None) -> Iterator[RunTable]:
+        """The merged map of a range, as consecutive tables of bounded size. Moves no data.
+
+        `links` asks that many links only, from the leaf; what none of them has is a hole.
+        """
         import numpy as np
 
         from diskkit.table import overlay
 
         end = offset + length
-        held: list[RunTable | None] = [None] * len(self.links)
+        held: list[RunTable | None] = [None] * (links or len(self.links))
         while offset < end:
             self._check_open()
             merged: RunTable | None = None
-            for number in range(len(self.links)):
+            for number in range(len(held)):
                 reach = merged.end if merged is not None else end
                 piece = held[number]
                 if piece is None or piece.end <= offset:
@@ -425,8 +448,3 @@ def write_all(fd: int, data: memoryview, offset: int) -> None:
     while data:
         done = os.pwrite(fd, data, offset)
         data, offset = data[done:], offset + done
-
-
-def is_base(link: Link) -> bool:
-    """Whether a link has no parent."""
-    return link.parent_cid == NO_PARENT

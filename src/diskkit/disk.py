@@ -72,13 +72,16 @@ class Disk(Closing):
                 position if in_file else None,
             )
 
-    def tables(self, offset: int = 0, length: int | None = None) -> Iterator[RunTable]:
+    def tables(
+        self, offset: int = 0, length: int | None = None, *, links: int | None = None
+    ) -> Iterator[RunTable]:
         """The map of a range as numpy columns, in consecutive pieces of bounded size.
 
-        Raises where the map cannot be had. `RunTable.sources` index `chain.sources`.
+        Raises where the map cannot be had. `RunTable.sources` index `chain.sources`. `links` asks
+        that many links only, from the leaf.
         """
         offset, length = self._range(offset, length)
-        for table in self.chain.tables(offset, length):
+        for table in self.chain.tables(offset, length, links):
             bad = table.states == State.BAD
             if bad.any():
                 row = int(bad.argmax())

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from diskkit.chain import Chain, resolve
+from diskkit.chain import Chain, check_pair, resolve
 from diskkit.disk import Disk
 from diskkit.interfaces import OpenPolicy
 
@@ -31,7 +31,7 @@ def open_disk(
     path = os.fspath(name)
     links = []
     try:
-        for link in resolve(path, format, policy):
+        for link in resolve(path, format, policy, check_pair):
             links.append(link)  # noqa: PERF402 - what was opened must be known if the next fails
     except BaseException:
         for link in links:

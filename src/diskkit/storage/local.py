@@ -162,7 +162,10 @@ class LocalPlace(Place):
     def __init__(self, path: str, policy: OpenPolicy, roots: tuple[str, ...] = ()) -> None:
         """`path` is the image; `roots` are the folders its child was already confined to."""
         self.path = path
-        self.folder = os.path.dirname(os.path.realpath(path))
+        try:
+            self.folder = os.path.dirname(os.path.realpath(path))
+        except ValueError as error:
+            raise StorageError(path, f"not a usable name: {error}") from error
         self._policy = policy
         allowed = tuple(os.path.realpath(p) for p in policy.allow)
         roots = roots or allowed

@@ -106,8 +106,8 @@ class GrainTables:
         if len(present) > most:
             last = first + int(present[most])
             present, reasons = present[:most], reasons[: last - first]
-        raw = self._read_tables(places[present])
-        judged = scheme.judge(raw, self._needs(first + present))
+        raw = self.read_tables(places[present])
+        judged = scheme.judge(raw, self.needs(first + present))
         if self.spare is not None and (judged.reasons.any() or reasons.any()):
             present, judged, reasons = self._from_spare(first, present, judged, reasons)
         end = min(last * self._cover, scheme.length)
@@ -157,8 +157,8 @@ class GrainTables:
             at = scheme.directory_offset + index * scheme.width
             return self._error("grain directory", index, at, int(reasons[0]))
         entry = offset % self._cover // scheme.grain
-        raw = self._read_tables(places)
-        judged = scheme.judge(raw, self._needs(np.array([index])))
+        raw = self.read_tables(places)
+        judged = scheme.judge(raw, self.needs(np.array([index])))
         at = int(places[0]) + entry * scheme.width
         reason = int(judged.reasons[0, entry])
         number = index * scheme.entries + entry
@@ -189,7 +189,7 @@ class GrainTables:
         kept: Int64 = present[used]
         return kept
 
-    def _read_tables(self, places: Int64) -> Entries:
+    def read_tables(self, places: Int64) -> Entries:
         """The tables at `places`, one row each; neighbours in the file are read together."""
         raw = np.zeros((len(places), self.scheme.entries), self._dtype)
         if not len(places):
@@ -201,7 +201,7 @@ class GrainTables:
             self.storage.read_into(int(places[begin]), view)
         return raw
 
-    def _needs(self, indexes: Int64) -> Int64 | int:
+    def needs(self, indexes: Int64) -> Int64 | int:
         """Bytes needed of each grain: all, but for the last of the extent."""
         scheme = self.scheme
         tail = scheme.length % scheme.grain
@@ -221,8 +221,8 @@ class GrainTables:
         places, spare_reasons = self.spare.directory(first, first + len(reasons))
         usable = wrong[(places[wrong] > 0) & (spare_reasons[wrong] == 0)]
         if len(usable):
-            raw = self.spare._read_tables(places[usable])  # noqa: SLF001 - its twin
-            better = self.scheme.judge(raw, self._needs(first + usable))
+            raw = self.spare.read_tables(places[usable])
+            better = self.scheme.judge(raw, self.needs(first + usable))
             # A copy that is damaged elsewhere still beats a table that is not there at all.
             good = ~better.reasons.any(axis=1) | (reasons[usable] != 0)
             usable = usable[good]

@@ -266,6 +266,25 @@ def _sparse_warnings(header: SparseHeader) -> list[str]:
     return warnings
 
 
+def compare_footer(header: SparseHeader, footer: SparseHeader, path: str, at: int) -> None:
+    """A footer, at byte `at`, repeats its header but for the directory's place, which it knows."""
+    rules = Rules("footer", path, at)
+    if footer.at_end:
+        rules.fail("gdOffset", 56, "at end", "the footer does not know it either")
+    for name, field_at in (
+        ("version", 4),
+        ("flags", 8),
+        ("capacity", 12),
+        ("grain", 20),
+        ("descriptor_offset", 28),
+        ("descriptor_size", 36),
+        ("table_entries", 44),
+    ):
+        mine, its = getattr(header, name), getattr(footer, name)
+        if mine != its:
+            rules.fail(name, field_at, its, f"disagrees with the header's {mine}")
+
+
 class Marker(NamedTuple):
     """The first 16 bytes of a stream's marker."""
 

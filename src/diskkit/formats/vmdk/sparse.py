@@ -141,21 +141,7 @@ def _read_footer(storage: Storage, header: SparseHeader) -> tuple[SparseHeader, 
     footer = layout.parse_sparse_header(
         tail[at + SECTOR : at + 2 * SECTOR], storage.name, structure="footer", at=place
     )
-    rules = layout.Rules("footer", storage.name, place)
-    if footer.at_end:
-        rules.fail("gdOffset", 56, "at end", "the footer does not know it either")
-    for attribute, name, field_at, unit in (
-        ("version", "version", 4, 1),
-        ("flags", "flags", 8, 1),
-        ("capacity", "capacity", 12, SECTOR),
-        ("grain", "grainSize", 20, SECTOR),
-        ("descriptor_offset", "descriptorOffset", 28, SECTOR),
-        ("descriptor_size", "descriptorSize", 36, SECTOR),
-        ("table_entries", "numGTEsPerGT", 44, 1),
-    ):
-        mine, its = getattr(header, attribute) // unit, getattr(footer, attribute) // unit
-        if mine != its:
-            rules.fail(name, field_at, its, f"disagrees with the header's {mine}")
+    layout.compare_footer(header, footer, storage.name, place)
     return footer, place
 
 

@@ -27,12 +27,24 @@ def load_grain(
     rules = layout.Rules("grain marker", storage.name, position)
     head = storage.read(position, min(_GUESS, storage.size - position))
     skip, size = _judge(rules, header, head, offset)
-    if position + skip + size > storage.size:
-        rules.fail("size", skip - 4, size, "the grain ends beyond the end of the file")
+    _check_end(rules, storage, position, skip, size)
     body = head[skip : skip + size]
     if len(body) < size:
         body = storage.read(position + skip, size)
     return inflate(body, need, header.grain, rules, skip)
+
+
+def check_marker(storage: Storage, header: SparseHeader, offset: int, position: int) -> None:
+    """Raise unless a grain's marker fits guest `offset` and its data ends inside the file."""
+    rules = layout.Rules("grain marker", storage.name, position)
+    head = storage.read(position, min(16, storage.size - position))
+    skip, size = _judge(rules, header, head, offset)
+    _check_end(rules, storage, position, skip, size)
+
+
+def _check_end(rules: layout.Rules, storage: Storage, position: int, skip: int, size: int) -> None:
+    if position + skip + size > storage.size:
+        rules.fail("size", skip - 4, size, "the grain ends beyond the end of the file")
 
 
 def _judge(rules: layout.Rules, header: SparseHeader, head: bytes, offset: int) -> tuple[int, int]:
@@ -62,13 +74,14 @@ def inflate(
     body: bytes | memoryview, need: int, grain: int, rules: layout.Rules, skip: int
 ) -> bytes:
     """Inflate one grain: a whole zlib stream of `need` to `grain` bytes, and nothing after it."""
-    from isal import igzip_lib, isal_zlib
+    from isal import igzip_lib
 
-    engine = isal_zlib.decompressobj()
+    # This one of isal's engines lets other threads run meanwhile.
+    engine = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_ZLIB)
     try:
         # One byte of room more than a grain shows a stream that does not end there.
         out = engine.decompress(body, grain + 1)
-    except igzip_lib.IsalError as error:
+    except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub types a class as a value
         rules.fail("data", skip, None, f"not a whole zlib stream ({error})")
     if len(out) > grain:
         rules.fail("data", skip, None, f"inflates to more than the {grain} bytes of a grain")
@@ -79,4 +92,4 @@ def inflate(
         rules.fail("data", skip, None, text)
     if len(out) < need:
         rules.fail("data", skip, None, f"inflates to {len(out)} bytes, the grain needs {need}")
-    return bytes(out)
+    return out

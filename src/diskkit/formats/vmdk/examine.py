@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a check looks at inside one extent: every table entry, its redundant twin, what is leaked.
+
+Reading judges only the entries it needs; this walks all of them, in batches of bounded size, and
+also sees what no single entry shows: two entries that share a grain, copies that differ, space that
+nothing points at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diskkit.errors import FormatError
+from diskkit.formats.vmdk.sparse import SparseMap
+from diskkit.formats.vmdk.stream import check_marker
+from diskkit.formats.vmdk.tablemap import TableMap
+from diskkit.problem import Problem, from_error
+from diskkit.runs import State
+from diskkit.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from diskkit.formats.link import Extent
+    from diskkit.formats.vmdk.grains import Entries, GrainTables, Judged
+    from diskkit.table import Int64
+
+_LISTED = 10
+"""Findings of one kind that are named one by one; the rest are counted."""
+_TABLES = 2048
+
+
+def examine(extent: Extent, step: Callable[[int], None]) -> Iterator[Problem]:
+    """Every problem of one extent. `step` is called with guest bytes looked at, now and then."""
+    if isinstance(extent.map, TableMap):
+        yield from _Tables(extent.map, step).problems()
+    elif extent.storage is not None and extent.line.kind in ("FLAT", "VMFS"):
+        rest = extent.storage.size - extent.line.offset - extent.line.length
+        if rest > 0 and extent.line.kind == "VMFS":
+            text = f"flat extent: {rest} bytes follow the extent in its file"
+            yield Problem("flat-extent.longer", "warning", extent.storage.name, text)
+
+
+class _Tables:
+    """The walk over one extent's tables."""
+
+    def __init__(self, of: TableMap, step: Callable[[int], None]) -> None:
+        self.map = of
+        self.tables: GrainTables = of.tables
+        self.scheme = of.tables.scheme
+        self.path = of.storage.name
+        self.seen = _Seen(of.storage.size, self.scheme.grain)
+        self.step = step
+        self.counts: dict[str, int] = {}
+        self.used = self.unaligned = self.table_bytes = 0
+
+    def problems(self) -> Iterator[Problem]:
+        cover = self.scheme.entries * self.scheme.grain
+        for first in range(0, self.scheme.tables, _TABLES):
+            last = min(first + _TABLES, self.scheme.tables)
+            places, reasons = self.tables.directory(first, last)
+            for index in np.flatnonzero(reasons).tolist():
+                error = self.tables.explain((first + index) * cover)
+                yield from self.listed(from_error(error))
+            good = np.flatnonzero((places > 0) & (reasons == 0))
+            raw = self.tables.read_tables(places[good])
+            self.table_bytes += raw.nbytes
+            yield from self.entries(first + good, raw)
+            if self.tables.spare is not None:
+                yield from self.twin(first, places, good, raw)
+            self.step(min(last * cover, self.scheme.length))
+        yield from self.summary()
+
+    def listed(self, problem: Problem) -> Iterator[Problem]:
+        """Name the first few of a kind; count the rest for the summary."""
+        count = self.counts[problem.code] = self.counts.get(problem.code, 0) + 1
+        if count <= _LISTED:
+            yield problem
+
+    def entries(self, tables: Int64, raw: Entries) -> Iterator[Problem]:
+        scheme = self.scheme
+        judged = scheme.judge(raw, self.tables.needs(tables))
+        offsets = (tables[:, None] * scheme.entries + np.arange(scheme.entries)) * scheme.grain
+        inside = offsets < scheme.length
+        for offset in offsets[(judged.reasons != 0) & inside].tolist():
+            error = self.tables.explain(offset)
+            error.structure = "grain table"
+            problem = from_error(error)
+            yield from self.listed(
+                Problem("grain-table.entry", "error", problem.where, problem.message)
+            )
+        filled = (judged.states >= State.DATA) & (judged.reasons == 0) & inside
+        yield from self.duplicates(offsets[filled], judged.positions[filled])
+        yield from self.markers(judged, filled, offsets)
+        stray = (raw != 0) & ~inside
+        if stray.any():
+            text = f"{int(stray.sum())} entries beyond the capacity are not 0"
+            yield from self.listed(self.warning("grain-table.beyond-capacity", text))
+
+    def duplicates(self, offsets: Int64, positions: Int64) -> Iterator[Problem]:
+        self.used += len(positions)
+        self.unaligned += int((positions % self.scheme.grain != 0).sum())
+        again = self.seen.add(positions)
+        for offset, position in zip(
+            offsets[again].tolist(), positions[again].tolist(), strict=True
+        ):
+            text = (
+                f"grain table: entry {offset // self.scheme.grain} points at byte {position}, "
+                "which another entry points at too"
+            )
+            yield from self.listed(Problem("grain-table.duplicate", "error", self.path, text))
+
+    def markers(
+        self, judged: Judged, filled: NDArray[np.bool_], offsets: Int64
+    ) -> Iterator[Problem]:
+        if not isinstance(self.map, SparseMap) or not self.map.header.compressed:
+            return
+        storage, header = self.map.storage, self.map.header
+        for offset, position in zip(
+            offsets[filled].tolist(), judged.positions[filled].tolist(), strict=True
+        ):
+            try:
+                check_marker(storage, header, offset, position)
+            except FormatError as error:
+                yield from self.listed(from_error(error))
+
+    def twin(self, first: int, places: Int64, good: Int64, raw: Entries) -> Iterator[Problem]:
+        """Hold directory and tables against their redundant copies."""
+        spare = self.tables.spare
+        assert spare is not None
+        others, reasons = spare.directory(first, first + len(places))
+        for index in np.flatnonzero(reasons).tolist():
+            text = f"redundant grain directory: entry {first + index} cannot be right"
+            yield from self.listed(self.error("redundant-directory.entry", text))
+        for index in np.flatnonzero((places == others) & (places > 0)).tolist():
+            text = f"grain directory: entry {first + index} and its redundant twin share a table"
+            yield from self.listed(self.error("redundant-directory.shared", text))
+        for index in np.flatnonzero((places > 0) != (others > 0)).tolist():
+            text = f"grain directory: entry {first + index} and its redundant twin disagree"
+            yield from self.listed(self.error("redundant-directory.differs", text))
+        both = (others[good] > 0) & (reasons[good] == 0)
+        copy = spare.read_tables(others[good[both]])
+        for row in np.flatnonzero((copy != raw[both]).any(axis=1)).tolist():
+            text = f"grain table {first + int(good[both][row])} differs from its redundant copy"
+            yield from self.listed(self.error("redundant-table.differs", text))
+
+    def summary(self) -> Iterator[Problem]:
+        for code, count in self.counts.items():
+            if count > _LISTED:
+                text = f"{count - _LISTED} more findings of {code}"
+                yield Problem(code, "error", self.path, text)
+        if not isinstance(self.map, SparseMap) or self.map.header.compressed:
+            return
+        if self.unaligned:
+            text = f"{self.unaligned} grains do not begin on a multiple of the grain size"
+            yield self.warning("grain-table.unaligned", text)
+        header, size = self.map.header, self.map.storage.size
+        used = self.used * self.scheme.grain
+        leaked = size - max(header.overhead, used + header.overhead)
+        if leaked >= self.scheme.grain + self.table_bytes:
+            text = f"{format_size(leaked)} at the end or between grains belong to nothing"
+            yield self.warning("leaked", text)
+
+    def error(self, code: str, text: str) -> Problem:
+        return Problem(code, "error", self.path, text)
+
+    def warning(self, code: str, text: str) -> Problem:
+        return Problem(code, "warning", self.path, text)
+
+
+class _Seen:
+    """Remembers where grains lie: a bit per grain's worth of file, whatever the file claims."""
+
+    def __init__(self, size: int, grain: int) -> None:
+        self._grain = grain
+        self._bits: dict[int, NDArray[np.uint8]] = {}
+        self._cells = size // grain + 2
+
+    def add(self, positions: Int64) -> NDArray[np.bool_]:
+        """Which of `positions` were there before, or stand earlier in the same array."""
+        again = np.zeros(len(positions), bool)
+        phases = positions % self._grain
+        for phase in np.unique(phases).tolist():
+            chosen = np.flatnonzero(phases == phase)
+            cells = positions[chosen] // self._grain
+            first = np.zeros(len(cells), bool)
+            first[np.unique(cells, return_index=True)[1]] = True
+            bits = self._bits.setdefault(phase, np.zeros(self._cells // 8 + 1, np.uint8))
+            mask = np.left_shift(1, cells & 7).astype(np.uint8)
+            again[chosen] = ~first | ((bits[cells >> 3] & mask) != 0)
+            np.bitwise_or.at(bits, cells >> 3, mask)
+        return again

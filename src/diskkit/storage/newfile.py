@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New files that appear complete or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from diskkit.errors import DiskkitError, StorageError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def new_file(name: str, *, force: bool, sync: bool) -> Iterator[tuple[int, str]]:
+    """A file descriptor and the passing name of a file that becomes `name` when all went well.
+
+    Without `force` an existing `name` is refused, even one that appears meanwhile.
+    """
+    if not force and os.path.lexists(name):
+        raise UsageError(f"{name}: exists already (--force replaces it)")
+    folder, base = os.path.split(name)
+    temporary = os.path.join(folder, f".{base[:200]}.{secrets.token_hex(4)}.part")
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise StorageError(name, f"cannot be made: {error.strerror}", errno=error.errno) from error
+    try:
+        with write_errors(name):
+            yield fd, temporary
+            if sync:
+                os.fsync(fd)
+            _publish(temporary, name, force)
+            if sync:
+                _sync_folder(folder or ".")
+    except BaseException:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        raise
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def write_errors(name: str) -> Iterator[None]:
+    """Say which file it was when the system refuses a write."""
+    try:
+        yield
+    except DiskkitError:
+        raise
+    except OSError as error:
+        text = f"writing failed: {error.strerror}"
+        if error.errno == errno.EPIPE:
+            text = "the reader of the pipe went away"
+        raise StorageError(name, text, errno=error.errno) from error
+
+
+def _publish(temporary: str, name: str, force: bool) -> None:
+    if force:
+        os.replace(temporary, name)
+        return
+    try:
+        # Unlike a rename, a link never replaces what another process made meanwhile.
+        os.link(temporary, name)
+    except FileExistsError:
+        raise UsageError(f"{name}: exists already (--force replaces it)") from None
+    except OSError:
+        # A filesystem without links.
+        if os.path.lexists(name):
+            raise UsageError(f"{name}: exists already (--force replaces it)") from None
+        os.rename(temporary, name)
+    else:
+        os.unlink(temporary)
+
+
+def _sync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def is_device(name: str) -> bool:
+    """Whether `name` is a block device."""
+    try:
+        return stat.S_ISBLK(os.stat(name).st_mode)
+    except OSError:
+        return False

@@ -77,7 +77,11 @@ def open_cowd(opening: Opening) -> BlockMap:
     storage, line, policy = opening.storage, opening.line, opening.policy
     assert storage is not None
     head = storage.read(0, min(2048, storage.size))
-    header = layout.parse_cowd_header(head, storage.size, storage.name)
+    header = layout.parse_cowd_header(
+        head, storage.size, storage.name, truncated=policy.allow_truncated
+    )
+    if header.free > align_up(storage.size, SECTOR):
+        policy.warning(f"{storage.name}: cut short; what is missing reads as zeros")
     if header.capacity != line.length:
         text = f"the descriptor's extent line says {line.length // SECTOR}"
         sectors = header.capacity // SECTOR

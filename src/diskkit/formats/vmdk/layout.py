@@ -271,16 +271,16 @@ def compare_footer(header: SparseHeader, footer: SparseHeader, path: str, at: in
     rules = Rules("footer", path, at)
     if footer.at_end:
         rules.fail("gdOffset", 56, "at end", "the footer does not know it either")
-    for name, field_at in (
-        ("version", 4),
-        ("flags", 8),
-        ("capacity", 12),
-        ("grain", 20),
-        ("descriptor_offset", 28),
-        ("descriptor_size", 36),
-        ("table_entries", 44),
+    for attribute, name, field_at, unit in (
+        ("version", "version", 4, 1),
+        ("flags", "flags", 8, 1),
+        ("capacity", "capacity", 12, SECTOR),
+        ("grain", "grainSize", 20, SECTOR),
+        ("descriptor_offset", "descriptorOffset", 28, SECTOR),
+        ("descriptor_size", "descriptorSize", 36, SECTOR),
+        ("table_entries", "numGTEsPerGT", 44, 1),
     ):
-        mine, its = getattr(header, name), getattr(footer, name)
+        mine, its = getattr(header, attribute) // unit, getattr(footer, attribute) // unit
         if mine != its:
             rules.fail(name, field_at, its, f"disagrees with the header's {mine}")
 
@@ -322,8 +322,8 @@ _COWD = struct.Struct("<4s7I")
 _COWD_SIZE = 2048
 
 
-def parse_cowd_header(data: bytes, size: int, path: str) -> CowdHeader:
-    """Unpack and check a COWD header of a file of `size` bytes."""
+def parse_cowd_header(data: bytes, size: int, path: str, *, truncated: bool = False) -> CowdHeader:
+    """Unpack and check a COWD header of a file of `size` bytes, which `truncated` may be cut."""
     rules = Rules("COWD header", path)
     if len(data) < _COWD_SIZE:
         rules.fail("size", None, len(data), "the file ends inside the 2048 bytes of the header")
@@ -348,7 +348,7 @@ def parse_cowd_header(data: bytes, size: int, path: str) -> CowdHeader:
         rules.fail("gdOffset", 20, gd, f"the directory ends beyond the file's {size} bytes")
     if free * SECTOR < end:
         rules.fail("freeSector", 28, free, "lies before the end of the directory")
-    if free * SECTOR > align_up(size, SECTOR):
+    if free * SECTOR > align_up(size, SECTOR) and not truncated:
         rules.fail("freeSector", 28, free, f"lies beyond the file's {size} bytes")
     return CowdHeader(sectors * SECTOR, grain * SECTOR, gd * SECTOR, tables, free * SECTOR, unclean)
 

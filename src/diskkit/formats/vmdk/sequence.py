@@ -133,12 +133,12 @@ class StreamSequence:
         seen, last = 0, -1
         ended = footer = False
         while (sector := self._sector()) is not None:
-            at = self._at - SECTOR
+            at = (self._at - 1) // SECTOR * SECTOR  # the last sector may be a part of one
             rules = layout.Rules("stream marker", self.name, at)
             marker = layout.parse_marker(sector)
             if ended:
                 if any(sector):
-                    rules.fail("marker", None, None, "data follows the end of the stream")
+                    rules.fail("marker", 0, None, "data follows the end of the stream")
                 continue
             if marker.size:
                 grain = self._grain(rules, marker, sector, last)

@@ -295,3 +295,111 @@ def test_grains_without_addresses_are_read(tmp_path: Path) -> None:
         with open_disk(disk, policy=policy()) as opened, pytest.raises(FormatError) as caught:
             opened.read(2 * GRAIN_BYTES, SECTOR)
         says(text_of(caught.value), f"grain marker: size at byte {marker} is {size}", why)
+
+
+# --- row 15: markers of a stream read in one pass ------------------------------------------------
+
+
+def in_one_pass(path: Path) -> bytes:
+    """The guest bytes of a stream that comes from a pipe."""
+    from diskkit.formats.vmdk.sequence import StreamSequence
+
+    with path.open("rb") as f:
+        sequence = StreamSequence(f, "pipe", policy())
+        disk = bytearray(sequence.capacity)
+        for grain in sequence.grains():
+            data = sequence.inflate(grain)
+            disk[grain.offset : grain.offset + len(data)] = data
+    return bytes(disk)
+
+
+def pipe_error(path: Path) -> str:
+    with pytest.raises(FormatError) as caught:
+        in_one_pass(path)
+    return text_of(caught.value)
+
+
+def markers(path: Path) -> list[int]:
+    """Where the grain markers lie, in the order of the addresses."""
+    found = []
+    data = path.read_bytes()
+    for at in range(get(path, "overHead") * SECTOR, len(data), SECTOR):
+        address, size = struct.unpack_from("<QI", data, at)
+        if 0 < size < BOUND and address % GRAIN == 0 and data[at + 12 : at + 13] == b"\x78":
+            found.append(at)
+    assert len(found) == len(GRAINS)
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_good_streams_read_in_one_pass(tmp_path: Path, variant: Variant) -> None:
+    assert in_one_pass(packed(tmp_path, variant)) == mono_bytes()
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        (1, "is no multiple of the grain's 128 sectors"),
+        (0, "comes after sector 256"),
+        (256, "comes after sector 256"),
+        (CAPACITY, "lies beyond the capacity of 1280 sectors"),
+        ((1 << 64) - 128, "lies beyond the capacity"),
+    ],
+)
+def test_address_that_cannot_come_now(tmp_path: Path, address: int, why: str) -> None:
+    disk = packed(tmp_path)
+    at = markers(disk)[2]
+    poke(disk, at, "<Q", address)
+    says(pipe_error(disk), f"pipe: stream marker: address at byte {at} is {address}", why)
+
+
+@pytest.mark.parametrize("kind", [5, 6, 0xFFFFFFFF])
+def test_marker_of_an_unknown_kind(tmp_path: Path, kind: int) -> None:
+    disk = packed(tmp_path)
+    at = disk.stat().st_size - 3 * SECTOR
+    poke(disk, at + 12, "<I", kind)
+    says(pipe_error(disk), f"stream marker: type at byte {at + 12} is {kind}", "not a known kind")
+
+
+def test_progress_marker_is_passed_over(tmp_path: Path) -> None:
+    disk = packed(tmp_path)
+    data = disk.read_bytes()
+    at = len(data) - 3 * SECTOR
+    progress = struct.pack("<QII", 0, 0, 4).ljust(SECTOR, b"\0")
+    disk.write_bytes(data[:at] + progress + data[at:])
+    assert in_one_pass(disk) == mono_bytes()
+
+
+@pytest.mark.parametrize("size", [BOUND + 1, 0xFFFFFFFF])
+def test_grain_above_the_bound_in_a_pipe(tmp_path: Path, size: int) -> None:
+    disk = packed(tmp_path)
+    at = markers(disk)[1]
+    poke(disk, at + 8, "<I", size)
+    says(pipe_error(disk), f"size at byte {at + 8} is {size}", f"1 to {BOUND} bytes")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_stream_cut_anywhere_is_noticed(tmp_path: Path, variant: Variant) -> None:
+    disk = packed(tmp_path, variant)
+    whole = disk.read_bytes()
+    good = set()
+    cut = tmp_path / "cut.vmdk"
+    step = SECTOR if len(whole) < 100_000 else 5 * SECTOR
+    for size in range(0, len(whole), step):
+        cut.write_bytes(whole[:size])
+        try:
+            data = in_one_pass(cut)
+        except FormatError:
+            continue
+        assert data == mono_bytes()
+        good.add(size)
+    # Only padding, the end-of-stream sector, or what some makers leave out may be missing.
+    assert all(not any(whole[size:][i] for i in range(len(whole) - size)) for size in good)
+
+
+def test_data_behind_the_end_of_a_stream(tmp_path: Path) -> None:
+    disk = packed(tmp_path)
+    at = disk.stat().st_size
+    with disk.open("ab") as f:
+        f.write(bytes(SECTOR) + b"more")
+    says(pipe_error(disk), f"stream marker: marker at byte {at + SECTOR}", "data follows the end")

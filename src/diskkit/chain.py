@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from threading import Lock
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from diskkit.interfaces import OpenPolicy
     from diskkit.table import RunTable
 
-_SHIFT = 25
-_WINDOW = 1 << _SHIFT
-"""Guest bytes of one kept stretch of the map: what one grain table of 64 KiB grains covers."""
-_KEPT_ROWS = 1 << 18
+_WINDOW_GRAINS_LOG2 = 12
+_SMALLEST_SHIFT, _LARGEST_SHIFT = 21, 28
+"""A kept stretch of the map covers 4096 of the finest grains, 2 to 256 MiB: enough to spread
+the cost of merging it, not so much that a few reads all over a disk pay for rows they never use."""
+_KEPT_ROWS = 1 << 20
+"""Rows of the map kept at most; a row takes 32 bytes."""
 _WINDOW_COST = 16
 _KEPT_GRAINS = 64
 _KEPT_GRAIN_BYTES = 64 << 20
@@ -130,13 +133,13 @@ def check_pair(child: Link, parent: Link, policy: OpenPolicy) -> None:
 
 
 class _Window(NamedTuple):
-    """A kept stretch of the merged map, as parallel lists: fast to search, cheap to read."""
+    """A kept stretch of the merged map, as parallel arrays: fast to search, small to keep."""
 
-    starts: list[int]
-    ends: list[int]
-    files: list[int]
+    starts: array[int]
+    ends: array[int]
+    files: array[int]
     """A file descriptor, `_ZERO` or `_ASK`."""
-    shifts: list[int]
+    shifts: array[int]
     """What to add to a guest offset to get the file's."""
     table: RunTable
 
@@ -146,6 +149,10 @@ class Chain:
 
     def __init__(self, links: list[Link]) -> None:
         """Take over opened links, leaf first."""
+        # Loaded here, so that the first read does not pay for it.
+        import diskkit.formats.vmdk.grains
+        import diskkit.table  # noqa: F401
+
         self.links = links
         self.size = links[0].capacity
         self.sources: list[tuple[int, Extent]] = []
@@ -154,6 +161,9 @@ class Chain:
         for number, link in enumerate(links):
             self._bases.append(len(self.sources))
             self.sources += [(number, extent) for extent in link.extents]
+        finest = min(e.map.granularity for _, e in self.sources)
+        shift = finest.bit_length() - 1 + _WINDOW_GRAINS_LOG2 if finest > 1 else _LARGEST_SHIFT
+        self._shift = max(_SMALLEST_SHIFT, min(shift, _LARGEST_SHIFT))
         self._windows: dict[int, _Window] = {}
         self._kept = 0
         self._grains: OrderedDict[tuple[int, int], bytes] = OrderedDict()
@@ -233,7 +243,7 @@ class Chain:
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes. The range must lie inside the disk."""
-        window = self._windows.get(offset >> _SHIFT) or self._load_window(offset >> _SHIFT)
+        window = self._windows.get(offset >> self._shift) or self._load_window(offset)
         row = bisect_right(window.starts, offset) - 1
         if offset + length <= window.ends[row]:
             file = window.files[row]
@@ -253,7 +263,7 @@ class Chain:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill all of `buffer`. The range must lie inside the disk."""
         while buffer:
-            window = self._windows.get(offset >> _SHIFT) or self._load_window(offset >> _SHIFT)
+            window = self._windows.get(offset >> self._shift) or self._load_window(offset)
             row = bisect_right(window.starts, offset) - 1
             n = min(len(buffer), window.ends[row] - offset)
             part = buffer[:n]
@@ -273,13 +283,14 @@ class Chain:
             offset += n
             buffer = buffer[n:]
 
-    def _load_window(self, number: int) -> _Window:
+    def _load_window(self, offset: int) -> _Window:
         """Merge the map of one window and keep it, forgetting the oldest ones if need be."""
         from diskkit.table import PACKED, RunTable
 
         self._check_open()
-        begin = number << _SHIFT
-        parts = list(self.tables(begin, min(_WINDOW, self.size - begin)))
+        number = offset >> self._shift
+        begin = number << self._shift
+        parts = list(self.tables(begin, min(1 << self._shift, self.size - begin)))
         window = self._window(parts[0] if len(parts) == 1 else _joined(parts))
         assert isinstance(window.table, RunTable)
         if not ((window.table.states == PACKED) | (window.table.states == State.BAD)).any():
@@ -303,8 +314,8 @@ class Chain:
         data = table.states == State.DATA
         files[data] = known[table.sources[data]]
         shifts = table.positions - table.starts
-        lists = (table.starts.tolist(), table.ends.tolist(), files.tolist(), shifts.tolist())
-        return _Window(*lists, table)
+        columns = (table.starts, table.ends, files, shifts)
+        return _Window(*(array("q", column.tobytes()) for column in columns), table)
 
     def _ask(self, table: RunTable, row: int, offset: int, part: memoryview) -> int:
         """Fill the front of `part` from a row that is not simply in a file."""

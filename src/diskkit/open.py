@@ -5,10 +5,32 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from diskkit.chain import Chain, check_pair, resolve
 from diskkit.disk import Disk
 from diskkit.interfaces import OpenPolicy
+
+if TYPE_CHECKING:
+    from diskkit.formats.link import Link
+
+
+def open_links(
+    name: str | os.PathLike[str], format_name: str | None = None, policy: OpenPolicy | None = None
+) -> list[Link]:
+    """The links of a disk, leaf first, opened and checked, for those who need no map.
+
+    The caller closes them. Raises what `open_disk` raises, and leaves nothing open then.
+    """
+    links: list[Link] = []
+    try:
+        for link in resolve(os.fspath(name), format_name, policy or OpenPolicy(), check_pair):
+            links.append(link)  # noqa: PERF402 - what was opened must be known if the next fails
+    except BaseException:
+        for link in links:
+            link.close()
+        raise
+    return links
 
 
 def open_disk(
@@ -28,13 +50,4 @@ def open_disk(
     `ChainError` if the links do not fit together.
     """
     policy = replace(policy or OpenPolicy(), **changes)  # type: ignore[arg-type]
-    path = os.fspath(name)
-    links = []
-    try:
-        for link in resolve(path, format, policy, check_pair):
-            links.append(link)  # noqa: PERF402 - what was opened must be known if the next fails
-    except BaseException:
-        for link in links:
-            link.close()
-        raise
-    return Disk(path, Chain(links))
+    return Disk(os.fspath(name), Chain(open_links(name, format, policy)))

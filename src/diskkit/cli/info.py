@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from diskkit.cli.failures import DONE, warn
 from diskkit.errors import printable
+from diskkit.info import describe
 from diskkit.interfaces import OpenPolicy
-from diskkit.open import open_disk
+from diskkit.open import open_links
 from diskkit.units import format_size
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ def show_info(
 ) -> int:
     """Print what the disk is."""
     policy = policy or OpenPolicy(warn=warn)
-    with open_disk(path, format=format_name, policy=policy) as disk:
-        info = disk.info
+    links = open_links(path, format_name, policy)
+    info = describe(path, links)
+    for link in links:
+        link.close()
     if as_json:
         import json
 

@@ -133,7 +133,7 @@ def test_children_of_children(tmp_path: Path, subformat: str, zeroed: str) -> No
         and "vmfsThin" not in c.name
         and "-whole" not in c.name
         and "gtes2" not in c.name
-        and "old-name" not in c.name
+        and not any(word in c.name for word in ("old-name", "flat-split-offset", "full-device"))
     ],
     ids=str,
 )
@@ -193,6 +193,8 @@ def test_huge_disks(tmp_path: Path, size: int, subformat: str) -> None:
     with diskkit.open_disk(disk) as found:
         assert found.size == size
         data = [(r.offset, r.length) for r in found.runs() if r.state == State.DATA]
+        # qemu touches the first block of a flat file when it makes it.
+        data = [(at, n) for at, n in data if n != 4096 or at % (2 << 30)]
         assert data == [(at, n) for at, n, _ in writes]
         for at, n, pattern in writes:
             assert found.read(at, n) == bytes([pattern]) * n

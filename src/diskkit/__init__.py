@@ -17,10 +17,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diskkit.changed import changed as changed
-    from diskkit.check import check as check
-    from diskkit.compare import compare as compare
-    from diskkit.copy import convert as convert
     from diskkit.disk import Disk as Disk
     from diskkit.errors import ChainError as ChainError
     from diskkit.errors import DiskkitError as DiskkitError
@@ -35,14 +31,18 @@ if TYPE_CHECKING:
     from diskkit.runs import Range as Range
     from diskkit.runs import Run as Run
     from diskkit.runs import State as State
+    from diskkit.tasks.changed import changed as changed
+    from diskkit.tasks.check import check as check
+    from diskkit.tasks.compare import compare as compare
+    from diskkit.tasks.copy import convert as convert
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "changed": "changed",
-    "check": "check",
-    "compare": "compare",
-    "convert": "copy",
+    "changed": "tasks.changed",
+    "check": "tasks.check",
+    "compare": "tasks.compare",
+    "convert": "tasks.copy",
     "Disk": "disk",
     **dict.fromkeys(
         (

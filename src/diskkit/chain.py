@@ -314,8 +314,10 @@ class Chain:
         data = table.states == State.DATA
         files[data] = known[table.sources[data]]
         shifts = table.positions - table.starts
-        columns = (table.starts, table.ends, files, shifts)
-        return _Window(*(array("q", column.tobytes()) for column in columns), table)
+        starts, ends, held, added = (
+            array("q", column.tobytes()) for column in (table.starts, table.ends, files, shifts)
+        )
+        return _Window(starts, ends, held, added, table)
 
     def _ask(self, table: RunTable, row: int, offset: int, part: memoryview) -> int:
         """Fill the front of `part` from a row that is not simply in a file."""

@@ -123,7 +123,7 @@ class Disk(Closing):
         """The disk as a seekable, read-only binary file. Closing it leaves the disk open."""
         from diskkit.file import open_reader
 
-        return open_reader(self)
+        return open_reader(self.chain)
 
     def close(self) -> None:
         """Close every file of every link. Doing so twice is fine."""

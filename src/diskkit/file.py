@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-    from diskkit.disk import Disk
+    from diskkit.chain import Chain
 
 _BUFFER = 1 << 20
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, disk: Disk) -> None:
-        self._disk = disk
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
         self._at = 0
 
     def readable(self) -> bool:
@@ -30,7 +30,7 @@ class _Reader(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._disk.size}[whence]
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._chain.size}[whence]
         if base + offset < 0:
             raise ValueError(f"negative seek position {base + offset}")
         self._at = base + offset
@@ -38,12 +38,12 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
-        view = view[: max(0, min(len(view), self._disk.size - self._at))]
-        self._disk.read_into(self._at, view)
+        view = view[: max(0, min(len(view), self._chain.size - self._at))]
+        self._chain.read_into(self._at, view)
         self._at += len(view)
         return len(view)
 
 
-def open_reader(disk: Disk) -> io.BufferedReader:
+def open_reader(chain: Chain) -> io.BufferedReader:
     """A buffered reader over the whole disk."""
-    return io.BufferedReader(_Reader(disk), _BUFFER)
+    return io.BufferedReader(_Reader(chain), _BUFFER)

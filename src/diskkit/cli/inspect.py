@@ -82,7 +82,7 @@ def changed(
     threads: Threads = None,
 ) -> int:
     """List the ranges in which two links of one chain, or two disks, differ."""
-    from diskkit.changed import changed as find
+    from diskkit.tasks.changed import changed as find
 
     total = 0
     with (
@@ -117,7 +117,7 @@ def compare(
     threads: Threads = None,
 ) -> int:
     """Tell whether the guests of two disks would see the same. Exit status 0 yes, 4 no."""
-    from diskkit.compare import compare as find
+    from diskkit.tasks.compare import compare as find
 
     with (
         common.open(a) as one,
@@ -151,7 +151,7 @@ def check(
     threads: Threads = None,
 ) -> int:
     """Check structure, chain and ids. Exit status 0 in order, 4 not."""
-    from diskkit.check import check as examine
+    from diskkit.tasks.check import check as examine
 
     with watched("checking", common, as_json=as_json) as progress:
         report = examine(

@@ -12,16 +12,16 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from diskkit.census import take_census
 from diskkit.errors import printable
 from diskkit.mapping import intervals
 from diskkit.runs import State
 from diskkit.storage.newfile import new_file
+from diskkit.tasks.census import take_census
 from diskkit.units import format_size
 
 if TYPE_CHECKING:
-    from diskkit.census import Census
     from diskkit.disk import Disk
+    from diskkit.tasks.census import Census
 
 _TERMINAL_ROWS = 16
 _TERMINAL_MOST_COLUMNS = 128

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-import click
 import typer
 
 from diskkit import __version__
@@ -25,7 +24,6 @@ COMMANDS = {
 
 app = typer.Typer(
     name="diskkit",
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -52,16 +50,19 @@ for _verb, _place in COMMANDS.items():
     app.command(_verb)(getattr(import_module(f"diskkit.cli.{_module}"), _function))
 
 
+# typer carries a click of its own, under a private name: the base of all its usage errors.
+_ClickError: type[Exception] = typer.BadParameter.__mro__[2]
+
+
 def run(argv: list[str]) -> int:
     """Run one command line; returns the exit status."""
     try:
-        status: Any = app(argv, standalone_mode=False, prog_name="diskkit")
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
+        status: Any = app(argv or ["--help"], standalone_mode=False, prog_name="diskkit")
+    except _ClickError as error:
+        say(cast("Any", error).format_message().splitlines()[0])
         return USAGE
-    except click.ClickException as error:
-        say(error.format_message())
-        return USAGE
-    except click.Abort:
+    except typer.Abort:
         raise KeyboardInterrupt from None
+    if not argv:
+        return USAGE
     return status if isinstance(status, int) else DONE

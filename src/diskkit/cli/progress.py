@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diskkit.cli.options import Common
-    from diskkit.work import Progress
+    from diskkit.tasks.work import Progress
 
 _EVERY = 1.0
 

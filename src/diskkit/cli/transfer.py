@@ -45,8 +45,8 @@ def convert(
         raise UsageError(f"type {type_!r}: only raw can be written so far")
     if as_json and dst == "-":
         raise UsageError("--json and a disk cannot both go to standard output")
-    from diskkit.copy import convert as copy
-    from diskkit.receive import convert_stream
+    from diskkit.tasks.copy import convert as copy
+    from diskkit.tasks.receive import convert_stream
 
     began = time.monotonic()
     try:

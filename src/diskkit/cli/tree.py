@@ -35,9 +35,14 @@ def show_chain(path: str, common: Common, *, as_json: bool) -> int:
         if not links:
             raise
         failure = error
+    try:
+        return _show(links, failure, as_json=as_json)
     finally:
         for link in links:
             link.close()
+
+
+def _show(links: list[Link], failure: DiskkitError | None, *, as_json: bool) -> int:
     broken = [_broken(child, parent) for child, parent in pairwise(links)]
     if as_json:
         described = [asdict(describe_link(link)) for link in links]

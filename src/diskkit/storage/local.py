@@ -68,6 +68,10 @@ class LocalFile(Storage):
                 stop = os.lseek(self._fd, begin, os.SEEK_HOLE) if begin < end else end
             except OSError as error:
                 if error.errno == errno.ENXIO:
+                    known = self.size if self.is_device else os.fstat(self._fd).st_size
+                    if known < min(end, self.size):
+                        # No hole, but an end that was not there when the file was opened.
+                        raise self._short(offset, end - offset) from error
                     return
                 if error.errno not in _UNSUPPORTED:
                     raise self._failed("looking for holes", offset, length, error) from error

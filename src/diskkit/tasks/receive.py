@@ -10,18 +10,18 @@ import time
 from typing import TYPE_CHECKING
 
 from diskkit.chain import write_all
-from diskkit.copy import PIPE_PIECE, Copied
 from diskkit.errors import StorageError, UsageError
 from diskkit.formats.vmdk.sequence import StreamSequence
 from diskkit.open import open_disk
 from diskkit.runs import State
 from diskkit.storage.newfile import is_device, new_file, write_errors
-from diskkit.work import in_order
+from diskkit.tasks.copy import PIPE_PIECE, Copied
+from diskkit.tasks.work import in_order
 
 if TYPE_CHECKING:
     from diskkit.formats.vmdk.sequence import Source
     from diskkit.interfaces import OpenPolicy
-    from diskkit.work import Progress
+    from diskkit.tasks.work import Progress
 
 
 def convert_stream(

@@ -11,15 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diskkit.compare import differences
 from diskkit.mapping import ranges_where
 from diskkit.runs import Range, State
+from diskkit.tasks.compare import differences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diskkit.disk import Disk
-    from diskkit.work import Progress
+    from diskkit.tasks.work import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,17 +19,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diskkit.chain import write_all
-from diskkit.compare import compare
 from diskkit.errors import StorageError, UsageError
 from diskkit.open import open_disk
 from diskkit.runs import State
 from diskkit.storage.newfile import is_device, new_file, write_errors
-from diskkit.work import in_order, pieces
+from diskkit.tasks.compare import compare
+from diskkit.tasks.work import in_order, pieces
 
 if TYPE_CHECKING:
     from diskkit.disk import Disk
     from diskkit.table import RunTable
-    from diskkit.work import Progress
+    from diskkit.tasks.work import Progress
 
 _JOB = 32 << 20
 PIPE_PIECE = 4 << 20

@@ -14,7 +14,7 @@ import numpy as np
 
 from diskkit.runs import Range, State
 from diskkit.table import DATA, RunTable
-from diskkit.work import in_order, split_long
+from diskkit.tasks.work import in_order, split_long
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from diskkit.disk import Disk
     from diskkit.table import Int64
-    from diskkit.work import Progress
+    from diskkit.tasks.work import Progress
 
 _JOB = 8 << 20
 _READ = 128 << 10
@@ -86,10 +86,12 @@ def differences(
                 yield Range(held[0], held[1] - held[0])
             held = begin, end
     longest = max(a.size, b.size)
-    if longest > both:
-        held = (held[0] if held is not None and held[1] >= both else both), longest
-    if held is not None:
+    if held is not None and (held[1] < both or longest == both):
         yield Range(held[0], held[1] - held[0])
+        held = None
+    if longest > both:
+        begin = held[0] if held is not None else both
+        yield Range(begin, longest - begin)
 
 
 @dataclass(slots=True)

@@ -16,14 +16,14 @@ from diskkit.errors import DiskkitError, FormatError, printable
 from diskkit.interfaces import OpenPolicy
 from diskkit.problem import Problem, from_error
 from diskkit.runs import State
-from diskkit.work import in_order, pieces
+from diskkit.tasks.work import in_order, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diskkit.formats.link import Link
     from diskkit.table import RunTable
-    from diskkit.work import Progress
+    from diskkit.tasks.work import Progress
 
 _READ = 4 << 20
 

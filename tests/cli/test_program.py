@@ -79,7 +79,7 @@ def test_map_as_json_is_the_map(tmp_path: Path, capfd: Out) -> None:
     status, found = as_json(capfd, "map", top.path)
     assert status == 0
     with diskkit.open_disk(top.path) as disk:
-        wanted = [
+        wanted: list[dict[str, Any]] = [
             {
                 "offset": r.offset,
                 "length": r.length,
@@ -238,7 +238,7 @@ def test_convert_writes_and_reports(tmp_path: Path, capfd: Out) -> None:
 @pytest.mark.parametrize("piped", [True, False])
 def test_convert_to_standard_output(tmp_path: Path, piped: bool) -> None:
     made = packed(tmp_path, "D")
-    command = [sys.executable, "-m", "diskkit", "convert", made.path, "-"]
+    command = [sys.executable, "-m", "diskkit", "convert", str(made.path), "-"]
     if piped:
         assert subprocess.run(command, capture_output=True, check=True).stdout == made.content
         return
@@ -265,7 +265,7 @@ def test_a_reader_that_leaves_ends_the_program_quietly(tmp_path: Path) -> None:
     for verb in (["map", "--json"], ["convert"]):
         tail = ["-"] if verb == ["convert"] else []
         with subprocess.Popen(
-            [sys.executable, "-m", "diskkit", *verb, made.path, *tail],
+            [sys.executable, "-m", "diskkit", *verb, str(made.path), *tail],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as process:

@@ -10,7 +10,7 @@ from makers import expected, hosted_sparse, sample_grain, stream
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from makers import Variant
+    from makers import Grains, Variant
 
 CAPACITY = 128 * 40 + 24
 """Sectors: forty grains and a bit."""
@@ -29,7 +29,7 @@ def sparse(folder: Path, name: str = "base.vmdk", seed: int = 0) -> Made:
 
 def child(folder: Path, base: Made, name: str = "child.vmdk") -> Made:
     """Rewrites grains 1 and 20, zeroes grain 7."""
-    grains = {1: sample_grain(101), 7: "zero", 20: sample_grain(120)}
+    grains: Grains = {1: sample_grain(101), 7: "zero", 20: sample_grain(120)}
     hosted_sparse(
         folder / name,
         CAPACITY,

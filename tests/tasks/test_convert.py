@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def convert(source: Path, target: Path, **options: bool) -> None:
+def convert(
+    source: Path, target: Path, *, force: bool = False, verify: bool = False, sync: bool = False
+) -> None:
     with diskkit.open_disk(source) as disk:
-        diskkit.convert(disk, target, **options)
+        diskkit.convert(disk, target, force=force, verify=verify, sync=sync)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

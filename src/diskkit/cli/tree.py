@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -63,10 +65,11 @@ def _broken(child: Link, parent: Link) -> str:
 
 
 def _draw(links: list[Link], broken: list[str], failure: DiskkitError | None) -> None:
+    folder = Path(links[0].path).resolve().parent
     tree: Tree | None = None
     top: Tree | None = None
     for link, problem in zip(links, broken, strict=True):
-        label = _label(link, bool(problem))
+        label = _label(link, folder, bool(problem))
         tree = Tree(label) if tree is None else tree.add(label)
         top = top or tree
     assert tree is not None
@@ -74,11 +77,15 @@ def _draw(links: list[Link], broken: list[str], failure: DiskkitError | None) ->
     if failure is not None:
         hint = links[-1].parent_hint
         tree.add(Text(f"{printable(hint)}  missing or refused", "bold red"))
-    Console(highlight=False, soft_wrap=True).print(top)
+    # A line is wrapped to fit a terminal, and left whole for a program.
+    width = None if sys.stdout.isatty() else 1 << 16
+    Console(highlight=False, width=width).print(top)
 
 
-def _label(link: Link, broken: bool) -> Text:
-    label = Text(printable(link.path), "bold")
+def _label(link: Link, folder: Path, broken: bool) -> Text:
+    path = Path(link.path).resolve()
+    name = path.name if path.parent == folder else link.path
+    label = Text(printable(name), "bold", overflow="fold")
     label.append(f"  {link.create_type}  {format_size(link.capacity)}", "default not bold")
     label.append(f", takes {format_size(link.physical_bytes)}", "dim not bold")
     if link.cid is not None:

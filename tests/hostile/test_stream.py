@@ -258,6 +258,9 @@ def _with_dictionary() -> bytes:
         pytest.param(_gzip(), "not a whole zlib stream", id="gzip"),
         pytest.param(_with_dictionary(), "zlib stream", id="dictionary"),
         pytest.param(sample_grain(2), "not a whole zlib stream", id="stored-as-is"),
+        pytest.param(
+            b"\xf8\x9b" + zlib.compress(sample_grain(2))[2:], "invalid window size", id="window"
+        ),
         pytest.param(b"\x78\x9c" + b"\xff" * 300, "not a whole zlib stream", id="garbage"),
     ],
 )

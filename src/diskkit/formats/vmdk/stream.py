@@ -76,6 +76,9 @@ def inflate(
     """Inflate one grain: a whole zlib stream of `need` to `grain` bytes, and nothing after it."""
     from isal import igzip_lib
 
+    # isal does not look at the window size; whoever reads with zlib would refuse the file.
+    if body[0] >> 4 > 7:
+        rules.fail("data", skip, None, "not a whole zlib stream (invalid window size)")
     # This one of isal's engines lets other threads run meanwhile.
     engine = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_ZLIB)
     try:

@@ -16,12 +16,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from diskkit.errors import FormatError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Self
 
-    from diskkit.errors import FormatError
     from diskkit.table import RunTable
 
 log = logging.getLogger("diskkit")
@@ -131,14 +132,16 @@ class OpenPolicy:
     single_link: bool = False
     """Open the named link alone; what it does not hold reads as a hole."""
     strict: bool = False
-    """Refuse what is merely suspicious: see `SECURITY.md`."""
+    """Refuse what is merely suspicious, and all that is not one self-contained file."""
     max_depth: int = 64
     """Links that a chain may have, at most `MAX_DEPTH`."""
     warn: Callable[[str], None] | None = None
     """Called with one line for each oddity overlooked; default: the "diskkit" logger."""
 
     def warning(self, text: str) -> None:
-        """Report one oddity that was overlooked."""
+        """Report one oddity that was overlooked; in strict reading none is."""
+        if self.strict:
+            raise FormatError(text, advice="strict reading refuses what is merely suspicious")
         if self.warn is not None:
             self.warn(text)
         else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from diskkit.errors import FormatError, UnsupportedFeature
 from diskkit.formats.link import NO_PARENT, Extent, Link
-from diskkit.formats.vmdk import cowd, descriptor, flat, layout, sesparse, sparse
+from diskkit.formats.vmdk import cowd, descriptor, flat, layout, sesparse, sparse, strict
 from diskkit.formats.vmdk.opening import Opening
 from diskkit.units import SECTOR
 
@@ -68,6 +68,8 @@ def _fill(link: Link, storage: Storage, place: Place, policy: OpenPolicy) -> Non
     for warning in found.warnings:
         policy.warning(f"{storage.name}: {warning}")
     link.descriptor = found
+    if policy.strict:
+        strict.judge(link, header)
     link.capacity = found.capacity
     _check_consistency(link, found, header)
     files, start = _Files(link, place), 0

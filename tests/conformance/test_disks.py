@@ -3,16 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from conformance.cases import CASES, Built, Case
 from diskkit.testing import DiskCase, DiskSuite
 from model.links import joined
-
-if TYPE_CHECKING:
-    from diskkit import Disk
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
@@ -27,10 +22,6 @@ def case(built: Built) -> DiskCase:
 
 
 class TestDisks(DiskSuite):
-    @pytest.mark.xfail(reason="reading behind the end raises OutOfRange")
-    def test_as_a_file_beyond_the_end(self, disk: Disk) -> None:
-        super().test_as_a_file_beyond_the_end(disk)
-
     def test_map_is_that_of_the_model(self, built: Built) -> None:
         with built.open() as disk:
             assert joined(disk.runs()) == built.model.runs()

@@ -111,8 +111,18 @@ def _stream(
     variant: Variant,
     grain: int,
     level: int,
+    short_tail: bool = False,
 ) -> None:
-    stream(path, capacity, grains, variant=variant, grain_sectors=grain, cid=ids.cid, level=level)
+    stream(
+        path,
+        capacity,
+        grains,
+        variant=variant,
+        grain_sectors=grain,
+        cid=ids.cid,
+        level=level,
+        short_tail=short_tail,
+    )
 
 
 def _cowd(path: Path, capacity: int, grains: Grains, ids: Ids, grain: int) -> None:
@@ -257,6 +267,12 @@ KINDS: dict[str, Kind] = {
         _vmfs_kind("vmfs", " 0"),
         *(_stream_kind(variant) for variant in ("A", "B", "C", "D", "E", "F", "G")),
         _stream_kind("A", 128, 1),
+        Kind(
+            "stream-B-short-tail",
+            16,
+            partial(_stream, variant="B", grain=16, level=6, short_tail=True),
+            _SPARSE,
+        ),
         Kind(
             "cowd-1",
             1,

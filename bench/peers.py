@@ -1,0 +1,512 @@
+# SPDX-License-Identifier: Apache-2.0
+"""diskkit against its peers on this machine: one run, one table.
+
+    python bench/peers.py [--quick] [--json FILE] [--runs N] [--keep DIR] [row ...]
+
+Makes its images in a temporary folder below TMPDIR (up to 20 GB; --quick needs 2), runs diskkit and
+the peer in turn (ours, peer, ours, peer ...) after one round that does not count, and prints the
+medians and their ratio: above 1, diskkit is faster. Command rows time whole processes from start to
+exit; outputs are deleted between runs, outside of what is timed. Every row that makes an output
+holds it against the peer's once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from makers import big_sparse, hosted_sparse, stream  # noqa: E402 - found beside this folder
+
+GRAIN = 65536
+SECTOR = 512
+GIB = 1 << 30
+_BESIDE = Path(sys.executable).with_name("diskkit")
+DISKKIT = [str(_BESIDE)] if _BESIDE.exists() else [sys.executable, "-m", "diskkit"]
+NOTHING = Path(os.devnull)
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Result:
+    """One line of the table."""
+
+    row: str
+    what: str
+    peer: str
+    ours: list[float] = field(default_factory=list)
+    """Seconds, or for memory MiB, of each run."""
+    theirs: list[float] = field(default_factory=list)
+    unit: str = "s"
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times faster diskkit is."""
+        if not self.ours or not self.theirs:
+            return None
+        return statistics.median(self.theirs) / statistics.median(self.ours)
+
+    def line(self) -> str:
+        ratio = f"{self.ratio:7.2f} x" if self.ratio is not None else " " * 9
+        ours, theirs = _spread(self.ours, self.unit), _spread(self.theirs, self.unit)
+        return f"{self.row:<14} {ratio}  {ours:<30} {theirs:<30} {self.what} {self.note}"
+
+
+def _spread(values: list[float], unit: str) -> str:
+    if not values:
+        return "-"
+    digits = 1 if unit == "MiB" else 3
+    text = f"{statistics.median(values):.{digits}f} {unit}"
+    if len(values) > 1:
+        text += f" ({min(values):.{digits}f}..{max(values):.{digits}f})"
+    return text
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+class Images:
+    """The images, each made once, when a row first needs it."""
+
+    def __init__(self, folder: Path, quick: bool) -> None:
+        self.folder = folder
+        self.quick = quick
+
+    def path(self, name: str, make: Callable[[Path], None]) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            begin = time.monotonic()
+            print(f"  making {name} ...", file=sys.stderr, end="", flush=True)
+            make(path)
+            os.sync()
+            print(f" {time.monotonic() - begin:.0f} s", file=sys.stderr)
+        return path
+
+    def sparse(self, seed: int = 1) -> Path:
+        """Half of a monolithicSparse disk, 2 GiB, incompressible; grains lie in random order."""
+        data = (GIB // 4) if self.quick else 2 * GIB
+
+        def make(path: Path) -> None:
+            pieces = _noise(256)
+            count = 2 * data // GRAIN
+            chosen = sorted(random.Random(1).sample(range(count), count // 2))
+            grains = {index: pieces[index * 7 % 256] for index in chosen}
+            # The order differs from seed to seed, the content does not.
+            order = random.Random(seed).sample(chosen, len(chosen))
+            hosted_sparse(path, count * GRAIN // SECTOR, grains, order=order)
+
+        return self.path(f"sparse{seed}.vmdk", make)
+
+    def streamed(self) -> Path:
+        """A full streamOptimized disk of 1 GiB that deflates to about half."""
+        size = GIB // 8 if self.quick else GIB
+
+        def make(path: Path) -> None:
+            pieces = [_mixed(seed) for seed in range(512)]
+            grains = {index: pieces[index * 11 % 512] for index in range(size // GRAIN)}
+            stream(path, size // SECTOR, grains, variant="B", level=1)
+
+        return self.path("stream.vmdk", make)
+
+    def every_other(self, gib: int) -> Path:
+        """Tables only: every other grain is allocated, and a hole of the file."""
+        return self.path(
+            f"every-other-{gib}.vmdk", lambda path: big_sparse(path, gib * GIB // SECTOR)
+        )
+
+    def empty(self, tib: int) -> Path:
+        """As large as a VMware disk can be, and nothing in it."""
+        size = tib << 40
+
+        def make(path: Path) -> None:
+            command = ["qemu-img", "create", "-q", "-f", "vmdk", str(path), str(size)]
+            subprocess.run(command, check=True)
+
+        return self.path(f"empty-{tib}.vmdk", make)
+
+    def chain(self, links: int) -> Path:
+        """A chain whose every link has a 16th of a 4 GiB disk's grains."""
+        count = (GIB // 4 if self.quick else 4 * GIB) // GRAIN
+        pieces = _noise(64)
+        leaf = self.folder
+        for number in range(links):
+
+            def make(path: Path, number: int = number) -> None:
+                chosen = random.Random(number).sample(range(count), count // 16)
+                hosted_sparse(
+                    path,
+                    count * GRAIN // SECTOR,
+                    {index: pieces[(index + number) % 64] for index in chosen},
+                    cid=f"{number + 1:08x}",
+                    parent_cid=f"{number:08x}" if number else "ffffffff",
+                    parent_hint=f"link{number - 1}.vmdk" if number else None,
+                )
+
+            leaf = self.path(f"link{number}.vmdk", make)
+        return leaf
+
+
+def _noise(count: int) -> list[bytes]:
+    return [random.Random(seed).randbytes(GRAIN) for seed in range(count)]
+
+
+def _mixed(seed: int) -> bytes:
+    """A grain as disks have them: text, numbers, repeats, and what is compressed already."""
+    dice = random.Random(seed)
+    words = [dice.randbytes(dice.randrange(2, 9)).hex().encode() for _ in range(300)]
+    blocks = []
+    for _ in range(GRAIN // 4096):
+        kind = dice.randrange(10)
+        if kind < 4:
+            block = dice.randbytes(4096)
+        elif kind < 8:
+            block = b" ".join(dice.choices(words, k=900))
+        elif kind < 9:
+            start = dice.randrange(1 << 24)
+            block = b"".join((start + 3 * i).to_bytes(4, "little") for i in range(1024))
+        else:
+            block = dice.randbytes(16) * 256
+        blocks.append(block[:4096].ljust(4096, b"\0"))
+    return b"".join(blocks)
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def command(words: Sequence[str | Path], output: Path = NOTHING) -> float:
+    """Seconds that a whole process takes; it must succeed."""
+    line = [str(word) for word in words]
+    with output.open("wb") as out:
+        begin = time.perf_counter()
+        done = subprocess.run(line, stdout=out, stderr=subprocess.PIPE, check=False)
+        seconds = time.perf_counter() - begin
+    if done.returncode:
+        raise SystemExit(f"{' '.join(line)}: {done.stderr.decode(errors='replace').strip()}")
+    return seconds
+
+
+# The wrapper is small: a process counts what it was forked from to its own peak.
+_WRAPPER = """
+import os, sys
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[
+    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)])
+_, status, usage = os.wait4(pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def peak(words: Sequence[str | Path]) -> tuple[float, float]:
+    """Peak of resident memory in MiB, and seconds, of one process."""
+    line = [str(word) for word in words]
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _WRAPPER, *line],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(line)}: {done.stderr.strip()}")
+    return int(done.stdout) / 1024, time.perf_counter() - begin
+
+
+def alternate(
+    result: Result, runs: int, ours: Callable[[], float], peer: Callable[[], float]
+) -> None:
+    """Fill a result: one round to warm up, then `runs` rounds."""
+    ours()
+    peer()
+    for _ in range(runs):
+        result.ours.append(ours())
+        result.theirs.append(peer())
+
+
+def converting(words: Sequence[str | Path], out: Path) -> float:
+    """Seconds to make `out`; it is gone afterwards, and nothing is left to write."""
+    try:
+        return command([*words, out])
+    finally:
+        out.unlink(missing_ok=True)
+        os.sync()
+
+
+def same_output(image: Path, folder: Path) -> None:
+    """Both programs make the same raw image."""
+    one, two = folder / "ours.raw", folder / "peer.raw"
+    try:
+        command([*DISKKIT, "convert", "-q", image, one])
+        command(["qemu-img", "convert", "-f", "vmdk", "-O", "raw", image, two])
+        if not filecmp.cmp(one, two, shallow=False):
+            raise SystemExit(f"{image.name}: the outputs differ")
+    finally:
+        one.unlink(missing_ok=True)
+        two.unlink(missing_ok=True)
+        os.sync()
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def _to_raw(row: str, what: str, image: Path, images: Images, runs: int) -> list[Result]:
+    same_output(image, images.folder)
+    ours: list[str | Path] = [*DISKKIT, "convert", "-q", image]
+    qemu: list[str | Path] = [
+        "qemu-img",
+        "convert",
+        "-W",
+        "-m",
+        "16",
+        "-f",
+        "vmdk",
+        "-O",
+        "raw",
+        image,
+    ]
+    result = Result(row, what, "qemu-img convert -W -m 16")
+    out = images.folder / "out.raw"
+    alternate(
+        result,
+        runs,
+        partial(converting, ours, out),
+        partial(converting, qemu, out),
+    )
+    return [result]
+
+
+def sparse_raw(images: Images, runs: int) -> list[Result]:
+    return _to_raw("sparse-raw", "convert monolithicSparse to raw", images.sparse(), images, runs)
+
+
+def stream_raw(images: Images, runs: int) -> list[Result]:
+    return _to_raw("stream-raw", "convert streamOptimized to raw", images.streamed(), images, runs)
+
+
+def map_json(images: Images, runs: int) -> list[Result]:
+    gib = 16 if images.quick else 256
+    image = images.every_other(gib)
+    result = Result("map", f"map --json, {gib} GiB, every other grain", "qemu-img map")
+    alternate(
+        result,
+        runs,
+        partial(command, [*DISKKIT, "map", "--json", image]),
+        partial(command, ["qemu-img", "map", "--output=json", "-f", "vmdk", image]),
+    )
+    return [result]
+
+
+_READS = """
+import random, sys, time
+from pathlib import Path
+engine, path, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+if engine == "diskkit":
+    import diskkit
+    disk = diskkit.open_disk(path)
+    size, read = disk.size, disk.read
+elif engine == "pyvmdk":
+    import pyvmdk
+    disk = pyvmdk.handle()
+    disk.open(path)
+    disk.open_extent_data_files()
+    size = disk.get_media_size()
+    def read(offset, length):
+        return disk.read_buffer_at_offset(length, offset)
+else:
+    from dissect.hypervisor.disk.vmdk import VMDK
+    disk = VMDK(Path(path))
+    size = disk.size
+    def read(offset, length):
+        disk.seek(offset)
+        return disk.read(length)
+dice = random.Random(7)
+places = [dice.randrange(size // 4096) * 4096 for _ in range(count)]
+total = 0
+begin = time.perf_counter()
+for place in places:
+    total += read(place, 4096)[17]
+print(time.perf_counter() - begin, total)
+"""
+
+
+def _reads(engine: str, image: Path, count: int) -> tuple[float, int]:
+    done = subprocess.run(
+        [sys.executable, "-c", _READS, engine, str(image), str(count)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{engine}: {done.stderr.strip()}")
+    seconds, total = done.stdout.split()
+    return float(seconds), int(total)
+
+
+def random_reads(images: Images, runs: int) -> list[Result]:
+    image = images.sparse()
+    count = 2000 if images.quick else 20000
+    results = []
+    for peer in ("pyvmdk", "dissect"):
+        what = f"{count} random 4 KiB reads, Python to Python"
+        result = Result("random-reads", what, peer)
+        ours, theirs = _reads("diskkit", image, count), _reads(peer, image, count)
+        if ours[1] != theirs[1]:
+            raise SystemExit(f"{peer} reads other bytes")
+        alternate(
+            result,
+            runs,
+            lambda: _reads("diskkit", image, count)[0],
+            lambda peer=peer: _reads(peer, image, count)[0],  # type: ignore[misc]
+        )
+        results.append(result)
+    return results
+
+
+def compare(images: Images, runs: int) -> list[Result]:
+    one, two = images.sparse(1), images.sparse(2)
+    result = Result("compare", "compare two equal disks, laid out differently", "qemu-img compare")
+    alternate(
+        result,
+        runs,
+        partial(command, [*DISKKIT, "compare", "-q", one, two]),
+        partial(command, ["qemu-img", "compare", "-f", "vmdk", "-F", "vmdk", one, two]),
+    )
+    return [result]
+
+
+def info(images: Images, runs: int) -> list[Result]:
+    image = images.sparse()
+    result = Result("info", "info, against an interpreter that does nothing", "python -c pass")
+    alternate(
+        result,
+        4 * runs,
+        partial(command, [*DISKKIT, "info", image]),
+        partial(command, [sys.executable, "-c", "pass"]),
+    )
+    return [result]
+
+
+def memory(images: Images, runs: int) -> list[Result]:
+    del runs
+    results = []
+    tib = 1 if images.quick else 62
+    gib = 64 if images.quick else 2048
+    for name, image in (
+        ("chain of 30 links", images.chain(30)),
+        (f"{gib} GiB, every other grain", images.every_other(gib)),
+        (f"{tib} TiB, empty", images.empty(tib)),
+    ):
+        out = images.folder / "out.raw"
+        verbs: dict[str, list[str | Path]] = {
+            "info": ["info", image],
+            "map": ["map", "--json", image],
+            "convert": ["convert", "-q", image, out],
+        }
+        if not _holds(images.folder, image):
+            del verbs["convert"]
+        for verb, words in verbs.items():
+            mib, seconds = peak([*DISKKIT, *words])
+            out.unlink(missing_ok=True)
+            result = Result(
+                "memory", f"{verb}: {name}", "", [mib], [], "MiB", f"in {seconds:.1f} s"
+            )
+            results.append(result)
+    return results
+
+
+def _holds(folder: Path, image: Path) -> bool:
+    """Whether the filesystem has files as large as the disk."""
+    done = subprocess.run([*DISKKIT, "info", "--json", str(image)], capture_output=True, check=True)
+    probe = folder / "probe"
+    try:
+        with probe.open("wb") as f:
+            f.truncate(json.loads(done.stdout)["capacity"])
+        return True
+    except OSError:
+        return False
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+
+
+ROWS = {
+    "sparse-raw": sparse_raw,
+    "stream-raw": stream_raw,
+    "map": map_json,
+    "random-reads": random_reads,
+    "compare": compare,
+    "info": info,
+    "memory": memory,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="diskkit against its peers on this machine")
+    parser.add_argument("rows", nargs="*", metavar="row", help=", ".join(ROWS))
+    parser.add_argument("--quick", action="store_true", help="small images")
+    parser.add_argument("--runs", type=int, default=5, help="rounds that count (default 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every run to FILE")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="make images in DIR, leave them")
+    args = parser.parse_args()
+    if unknown := set(args.rows) - set(ROWS):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    if shutil.which("qemu-img") is None:
+        parser.error("qemu-img is not installed")
+    folder = args.keep or Path(tempfile.mkdtemp(prefix="diskkit-bench-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        results = run(Images(folder, args.quick), args.rows or list(ROWS), args.runs)
+    finally:
+        if not args.keep:
+            shutil.rmtree(folder)
+    if args.json:
+        args.json.write_text(json.dumps(report(results), indent=1) + "\n", encoding="utf-8")
+
+
+def run(images: Images, rows: Sequence[str], runs: int) -> list[Result]:
+    version = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True)
+    print(f"# {platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"# {version.stdout.splitlines()[0]}; medians of {runs} alternating runs (min..max)")
+    print(f"{'row':<14} {'ratio':>9}  {'diskkit':<30} {'peer':<30} what")
+    results = []
+    for name in rows:
+        for result in ROWS[name](images, runs):
+            print(result.line(), f"[{result.peer}]" if result.peer else "", flush=True)
+            results.append(result)
+    return results
+
+
+def report(results: list[Result]) -> dict[str, object]:
+    rows = [{**asdict(r), "ratio": r.ratio} for r in results]
+    return {
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "rows": rows,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -171,6 +171,11 @@ class Chain:
         """Guards what is kept, never a read of a file."""
         self.closed = False
 
+    @property
+    def link_of(self) -> list[int]:
+        """By source number: the link's number. Ascending."""
+        return [link for link, _ in self.sources]
+
     # --- the map ------------------------------------------------------------------------------
 
     def tables(self, offset: int, length: int, links: int | None = None) -> Iterator[RunTable]:

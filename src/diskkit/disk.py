@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from diskkit.chain import Chain
     from diskkit.info import DiskInfo
+    from diskkit.mapping import Alike
     from diskkit.table import RunTable
 
 MIN_CHUNK = 512
@@ -60,8 +61,9 @@ class Disk(Closing):
         """The map of a range: ascending, gap-free, neighbours that say the same merged."""
         from diskkit.mapping import merged_rows
 
+        tables = self.tables(offset, length)
         names = [e.storage.name if e.storage else None for _, e in self.chain.sources]
-        for start, n, state, source, position in merged_rows(self.tables(offset, length)):
+        for start, n, state, source, position in merged_rows(tables, self.alike()):
             in_file = state == State.DATA and position >= 0
             yield Run(
                 start,
@@ -71,6 +73,20 @@ class Disk(Closing):
                 names[source] if in_file else None,
                 position if in_file else None,
             )
+
+    def alike(self) -> Alike:
+        """Which sources of `tables` say the same to those who look at files and links."""
+        from diskkit.mapping import Alike
+
+        by_link: dict[object, int] = {}
+        by_file: dict[object, int] = {}
+        for number, (link, extent) in enumerate(self.chain.sources):
+            by_link.setdefault(link, number)
+            by_file.setdefault((link, extent.storage and extent.storage.identity), number)
+        return Alike(
+            [by_link[link] for link, _ in self.chain.sources],
+            [by_file[n, e.storage and e.storage.identity] for n, e in self.chain.sources],
+        )
 
     def tables(
         self, offset: int = 0, length: int | None = None, *, links: int | None = None

@@ -3,30 +3,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from diskkit.runs import State
 from diskkit.table import DATA, RunTable, merge, present
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from diskkit.runs import State
     from diskkit.table import Int64
 
 
-def merged_tables(tables: Iterable[RunTable]) -> Iterator[RunTable]:
-    """The same map as users see it, with no two neighbours that could be one.
+class Alike(NamedTuple):
+    """By source number: the first source that says the same of a row."""
 
-    Compressed data has position -1. The last row of each piece is held back until the next shows
-    whether it goes on.
+    by_link: Sequence[int]
+    """For rows that point at no file: the first of the same link."""
+    by_file: Sequence[int]
+    """For rows that do: the first of the same link and file."""
+
+
+def merged_tables(tables: Iterable[RunTable], alike: Alike) -> Iterator[RunTable]:
+    """The map as users see it, with no two neighbours that could be one.
+
+    Compressed data has position -1. Sources that are `alike` are replaced by the first of them. The
+    last row of each piece is held back until the next shows whether it goes on.
     """
+    by_link, by_file = np.array(alike.by_link), np.array(alike.by_file)
     held: RunTable | None = None
     for table in tables:
         shown = present(table)
+        pointless = (shown.states != DATA) | (shown.positions < 0)
+        sources = np.where(pointless, by_link[shown.sources], by_file[shown.sources])
+        shown = _merge_shown(shown._replace(sources=sources))
         if held is not None:
-            shown = _append(held, shown)
+            shown = _merge_shown(_append(held, shown))
         last = len(shown.starts) - 1
         if last:
             yield shown.rows(0, last)
@@ -37,23 +50,31 @@ def merged_tables(tables: Iterable[RunTable]) -> Iterator[RunTable]:
 
 def _append(one: RunTable, more: RunTable) -> RunTable:
     """`more` after the single row `one`."""
-    joined = RunTable(
+    return RunTable(
         np.concatenate([one.starts, more.starts]),
         more.end,
         np.concatenate([one.states, more.states]),
         np.concatenate([one.sources, more.sources]),
         np.concatenate([one.positions, more.positions]),
     )
-    packed = (joined.positions[:2] == -1) & (joined.states[:2] == DATA)
-    if packed.all() and joined.sources[0] == joined.sources[1]:
-        starts = np.concatenate([one.starts, more.starts[1:]])
-        return more._replace(starts=starts)
-    return merge(joined) if not packed.any() else joined
 
 
-def merged_rows(tables: Iterable[RunTable]) -> Iterator[tuple[int, int, int, int, int]]:
+def _merge_shown(table: RunTable) -> RunTable:
+    """`merge`, for tables whose compressed rows have position -1."""
+    packed = (table.positions == -1) & (table.states == DATA)
+    if packed.any():
+        states = np.where(packed, np.uint8(State.PACKED), table.states)
+        merged = merge(table._replace(states=states))
+        states = np.where(merged.states == State.PACKED, DATA, merged.states)
+        return merged._replace(states=states)
+    return merge(table)
+
+
+def merged_rows(
+    tables: Iterable[RunTable], alike: Alike
+) -> Iterator[tuple[int, int, int, int, int]]:
     """(start, length, state, source, position) of each merged row, as plain integers."""
-    for table in merged_tables(tables):
+    for table in merged_tables(tables, alike):
         yield from zip(
             table.starts.tolist(),
             table.lengths.tolist(),

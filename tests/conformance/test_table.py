@@ -102,7 +102,6 @@ def test_no_access_refuses_unless_zeros_are_asked_for(tmp_path: Path) -> None:
         assert disk.read(4095, 2) == b"x\0"
 
 
-@pytest.mark.xfail(reason="runs are merged within an extent only")
 def test_neighbouring_extents_that_say_the_same_are_one_run(tmp_path: Path) -> None:
     built = NEIGHBOURS.build(tmp_path)
     with built.open() as disk:

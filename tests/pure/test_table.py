@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diskkit.mapping import intervals, merged_rows, merged_tables, ranges_where
+from diskkit.mapping import Alike, intervals, merged_rows, merged_tables, ranges_where
 from diskkit.runs import State
 from diskkit.table import RunTable, from_rows, merge, overlay, present, restrict, single
 
@@ -264,7 +264,7 @@ def shown_rows(table: RunTable) -> list[tuple[int, int, int, int, int]]:
     st.lists(st.integers(1, 60), max_size=6),
 )
 def test_rows_shown_do_not_depend_on_the_pieces(table: RunTable, cuts: list[int]) -> None:
-    rows = merged_rows(in_pieces(merge(table), cuts))
+    rows = merged_rows(in_pieces(merge(table), cuts), Alike(range(9), range(9)))
     plain = [
         (start, n, state, 0 if state == HOLE else source, place if state == DATA else 0)
         for start, n, state, source, place in rows
@@ -275,7 +275,7 @@ def test_rows_shown_do_not_depend_on_the_pieces(table: RunTable, cuts: list[int]
 @given(tables(states=(HOLE, ZERO, DATA, PACKED)), st.lists(st.integers(1, 60), max_size=6))
 def test_merged_tables_cover_without_a_gap(table: RunTable, cuts: list[int]) -> None:
     reach = 0
-    for piece in merged_tables(in_pieces(table, cuts)):
+    for piece in merged_tables(in_pieces(table, cuts), Alike(range(9), range(9))):
         assert piece.offset == reach
         reach = piece.end
     assert reach == table.end

@@ -43,6 +43,11 @@ def guarded(work: Callable[[], int], *, debug: bool = False) -> int:
         where = f"{error.filename}: " if error.filename else ""
         say(f"{where}{error.strerror or error}")
         return FAILED
+    except Exception as error:
+        if debug:
+            raise
+        say(f"internal error: {type(error).__name__}: {error} (--debug shows where)")
+        return FAILED
     return status
 
 

@@ -36,7 +36,7 @@ def write_map(disk: Disk, out: BinaryIO) -> None:
     rows = _Rows(disk)
     out.write(b'{"capacity": %d, "runs": [\n' % disk.size)
     data_bytes = 0
-    for table in merged_tables(disk.tables()):
+    for table in merged_tables(disk.tables(), disk.alike()):
         data_bytes += int(table.lengths[table.states == DATA].sum())
         for begin in range(0, len(table.starts), _BATCH):
             batch = table.rows(begin, begin + _BATCH)

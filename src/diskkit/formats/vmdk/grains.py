@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Entries = NDArray[np.uint32] | NDArray[np.uint64]
 
-_ENTRIES_PER_SCAN = 1 << 20
+_ENTRIES_PER_SCAN = 1 << 19
 _TABLES_PER_SCAN = 1 << 16
 _DIRECTORY_CHUNK = 1 << 22
 

@@ -6,6 +6,7 @@ Each case runs in a process of its own whose address space is limited, and repor
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -19,8 +20,8 @@ from typing import Any
 import pytest
 
 import diskkit
-from hostile.images import SECTOR, mono, packed, put, se_chain, table_entry
-from makers import big_sparse, poke, text_replace
+from hostile.images import SECTOR, mono, packed, policy, put, se_chain, table_entry
+from makers import big_sparse, descriptor, hosted_header, poke, text_replace
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -216,3 +217,29 @@ def test_directory_of_the_most_tables_there_can_be(tmp_path: Path) -> None:
     assert told["size"] == 16 << 30
     assert told["peak"] < 300 * MIB
     assert told["seconds"] < 15
+
+
+def test_millions_of_tables_in_front_of_a_stream_from_a_pipe() -> None:
+    from diskkit.formats.vmdk.sequence import StreamSequence
+
+    tables = 2 << 20
+    text = descriptor("streamOptimized", [f'RW {tables} SPARSE "x"']).encode()
+    overhead = 16 + tables * 4 // SECTOR
+    head = hosted_header(
+        version=3,
+        flags=0x30001,
+        capacity=tables,
+        grain_sectors=1,
+        descriptor_offset=1,
+        descriptor_sectors=8,
+        gtes=1,
+        rgd=0,
+        gd=16,
+        overhead=overhead,
+        compression=1,
+    )
+    front = (head + text).ljust(16 * SECTOR, b"\0") + struct.pack("<I", 10) * tables
+    began = time.perf_counter()
+    sequence = StreamSequence(io.BytesIO(front), "pipe", policy())
+    assert list(sequence.grains()) == []
+    assert time.perf_counter() - began < 1.5

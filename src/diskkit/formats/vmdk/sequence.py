@@ -121,12 +121,14 @@ class StreamSequence:
             return None
         front = np.frombuffer(self._front, np.uint8)
         directory = front[header.directory_offset :][: header.tables * 4].view("<u4")
-        count, table = 0, header.table_entries * 4
-        for place in directory[directory != 0].astype(np.int64) * SECTOR:
-            if place + table > len(front):
-                return None
-            count += int(np.count_nonzero(front[place : place + table].view("<u4") > 1))
-        return count
+        words, entries = front.view("<u4"), np.arange(header.table_entries)
+        places = directory[directory != 0].astype(np.int64) * (SECTOR // 4)
+        if len(places) and int(places.max()) + len(entries) > len(words):
+            return None
+        # Many at a time: there may be millions of tables of one entry.
+        step = (1 << 20) // len(entries)
+        tables = (places[i : i + step, None] + entries for i in range(0, len(places), step))
+        return sum(int(np.count_nonzero(words[table] > 1)) for table in tables)
 
     def grains(self) -> Iterator[Grain]:
         """Every grain in the order of the stream. Raises `FormatError` when it is cut or wrong."""

@@ -3,7 +3,7 @@
 
     python bench/peers.py [--quick] [--json FILE] [--runs N] [--keep DIR] [row ...]
 
-Makes its images in a temporary folder below TMPDIR (up to 20 GB; --quick needs 2), runs diskkit and
+Makes its images in a temporary folder below TMPDIR (up to 10 GB; --quick needs 2), runs diskkit and
 the peer in turn (ours, peer, ours, peer ...) after one round that does not count, and prints the
 medians and their ratio: above 1, diskkit is faster. Command rows time whole processes from start to
 exit; outputs are deleted between runs, outside of what is timed. Every row that makes an output
@@ -148,16 +148,16 @@ class Images:
         return self.path(f"empty-{tib}.vmdk", make)
 
     def chain(self, links: int) -> Path:
-        """A chain whose every link has a 16th of a 4 GiB disk's grains."""
+        """A chain whose every link has a 64th of a 4 GiB disk's grains."""
         count = (GIB // 4 if self.quick else 4 * GIB) // GRAIN
-        pieces = _noise(64)
-        leaf = self.folder
-        for number in range(links):
 
-            def make(path: Path, number: int = number) -> None:
-                chosen = random.Random(number).sample(range(count), count // 16)
+        def make(leaf: Path) -> None:
+            pieces = _noise(64)
+            for number in range(links):
+                last = number == links - 1
+                chosen = random.Random(number).sample(range(count), count // 64)
                 hosted_sparse(
-                    path,
+                    leaf if last else leaf.with_name(f"link{number}.vmdk"),
                     count * GRAIN // SECTOR,
                     {index: pieces[(index + number) % 64] for index in chosen},
                     cid=f"{number + 1:08x}",
@@ -165,8 +165,7 @@ class Images:
                     parent_hint=f"link{number - 1}.vmdk" if number else None,
                 )
 
-            leaf = self.path(f"link{number}.vmdk", make)
-        return leaf
+        return self.path("leaf.vmdk", make)
 
 
 def _noise(count: int) -> list[bytes]:

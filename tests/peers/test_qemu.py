@@ -53,6 +53,20 @@ def test_descriptor_files_that_qemu_padded_with_nuls(tmp_path: Path, subformat: 
     agree(disk)
 
 
+@pytest.mark.xfail(reason="a NUL anywhere in a descriptor file is refused")
+def test_descriptor_files_whose_text_qemu_shortened(tmp_path: Path) -> None:
+    # A content ID with fewer digits: the end of the longer text is left behind a NUL. As qemu 7.2
+    # was seen to do, but that takes luck: it writes IDs at random.
+    disk = tmp_path / "disk.vmdk"
+    qemu_create(disk, 1 << 20, "monolithicFlat")
+    text = disk.read_bytes()
+    at = text.index(b"CID=") + 4
+    shorter = text[:at] + b"1" + text[text.index(b"\n", at) :]
+    stale = text[len(shorter) + 1 :]
+    disk.write_bytes((shorter + b"\0" + stale).ljust(1024, b"\0"))
+    agree(disk)
+
+
 @pytest.mark.parametrize("subformat", SUBFORMATS)
 def test_disks_that_were_never_written(tmp_path: Path, subformat: str) -> None:
     disk = tmp_path / "disk.vmdk"

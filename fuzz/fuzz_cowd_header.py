@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from running import search, tolerate
 
-from diskkit.formats.vmdk import layout
+from diskkit.formats.vmdk import esx
 
 
 def one_input(data: bytes) -> None:
@@ -15,11 +15,11 @@ def one_input(data: bytes) -> None:
     size = int.from_bytes(data[:8], "little") >> 1
 
     def read() -> None:
-        header = layout.parse_cowd_header(data[8 : 8 + 2048], size, "disk-delta.vmdk")
+        header = esx.parse_cowd_header(data[8 : 8 + 2048], size, "disk-delta.vmdk")
         end = header.directory_offset + header.tables * 4
         assert 2048 <= header.directory_offset < end <= size
         assert end <= header.free < size + 512
-        cover = layout.COWD_TABLE_ENTRIES * header.grain
+        cover = esx.COWD_TABLE_ENTRIES * header.grain
         assert (header.tables - 1) * cover < header.capacity <= header.tables * cover
 
     tolerate(read)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from running import search, tolerate
 
-from diskkit.formats.vmdk import layout
+from diskkit.formats.vmdk import esx
+from diskkit.formats.vmdk.layout import MAX_TABLES
 
 SECTOR = 512
 
@@ -18,7 +19,7 @@ def one_input(data: bytes) -> None:
     constant, volatile = data[8 : 8 + SECTOR], data[8 + SECTOR : 8 + 2 * SECTOR]
 
     def read() -> None:
-        header = layout.parse_sesparse_header(constant, size, "disk-sesparse.vmdk")
+        header = esx.parse_sesparse_header(constant, size, "disk-sesparse.vmdk")
         end = SECTOR
         for region in (
             header.volatile,
@@ -32,12 +33,12 @@ def one_input(data: bytes) -> None:
         assert end <= header.grains.offset <= size
         assert header.grains.end < 1 << 63
         assert header.volatile.size >= SECTOR
-        tables = -(-header.capacity // (layout.SE_TABLE_ENTRIES * layout.SE_GRAIN))
-        assert 0 < tables <= min(layout.MAX_TABLES, header.directory.size // 8)
+        tables = -(-header.capacity // (esx.SE_TABLE_ENTRIES * esx.SE_GRAIN))
+        assert 0 < tables <= min(MAX_TABLES, header.directory.size // 8)
 
     tolerate(read)
     if len(volatile) == SECTOR:
-        tolerate(lambda: layout.parse_sesparse_volatile(volatile, SECTOR, "disk-sesparse.vmdk"))
+        tolerate(lambda: esx.parse_sesparse_volatile(volatile, SECTOR, "disk-sesparse.vmdk"))
 
 
 if __name__ == "__main__":

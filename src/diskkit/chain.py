@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-from array import array
 from bisect import bisect_right
-from collections import OrderedDict
-from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from diskkit import formats
@@ -24,6 +21,8 @@ from diskkit.runs import State
 from diskkit.storage.local import LocalPlace, open_file
 
 if TYPE_CHECKING:
+    from array import array
+    from collections import OrderedDict
     from collections.abc import Callable, Iterator
 
     from diskkit.formats.link import Extent, Link
@@ -149,6 +148,9 @@ class Chain:
 
     def __init__(self, links: list[Link]) -> None:
         """Take over opened links, leaf first."""
+        from collections import OrderedDict
+        from threading import Lock
+
         # Loaded here, so that the first read does not pay for it.
         import diskkit.formats.vmdk.grains
         import diskkit.table  # noqa: F401
@@ -190,7 +192,7 @@ class Chain:
         end = offset + length
         held: list[RunTable | None] = [None] * (links or len(self.links))
         while offset < end:
-            self._check_open()
+            self.check_open()
             merged: RunTable | None = None
             for number in range(len(held)):
                 reach = merged.end if merged is not None else end
@@ -292,7 +294,7 @@ class Chain:
         """Merge the map of one window and keep it, forgetting the oldest ones if need be."""
         from diskkit.table import PACKED, RunTable
 
-        self._check_open()
+        self.check_open()
         number = offset >> self._shift
         begin = number << self._shift
         parts = list(self.tables(begin, min(1 << self._shift, self.size - begin)))
@@ -310,6 +312,8 @@ class Chain:
         return window
 
     def _window(self, table: RunTable) -> _Window:
+        from array import array
+
         import numpy as np
 
         fds = [e.storage.descriptor if e.storage else None for _, e in self.sources]
@@ -375,7 +379,8 @@ class Chain:
         text = "the file ends too early; it was cut after it was opened"
         return ShortRead(self._name(window, row), text)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise `UsageError` if it was closed."""
         if self.closed:
             raise UsageError("the disk is closed")
 

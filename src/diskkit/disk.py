@@ -42,6 +42,7 @@ class Disk(Closing):
         """What the disk is: kind, ids, geometry, links, extents, metadata."""
         from diskkit.info import describe
 
+        self.chain.check_open()
         return describe(self.path, self.chain.links)
 
     def read(self, offset: int, length: int) -> bytes:

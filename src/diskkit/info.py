@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diskkit.formats.link import NO_PARENT
 from diskkit.units import SECTOR
@@ -13,8 +12,7 @@ if TYPE_CHECKING:
     from diskkit.formats.link import Link
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
+class Geometry(NamedTuple):
     """The shape the guest's firmware is told; informational."""
 
     cylinders: int
@@ -22,8 +20,7 @@ class Geometry:
     sectors: int
 
 
-@dataclass(frozen=True, slots=True)
-class ExtentInfo:
+class ExtentInfo(NamedTuple):
     """One extent of a link; lengths and offsets in bytes."""
 
     path: str | None
@@ -37,8 +34,7 @@ class ExtentInfo:
     """Where in its file it begins."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkInfo:
+class LinkInfo(NamedTuple):
     """One link; content IDs as 8 hex digits."""
 
     path: str
@@ -50,8 +46,7 @@ class LinkInfo:
     extents: list[ExtentInfo]
 
 
-@dataclass(frozen=True, slots=True)
-class DiskInfo:
+class DiskInfo(NamedTuple):
     """What a disk is. The fields are the keys of `diskkit info --json`."""
 
     path: str
@@ -73,7 +68,19 @@ class DiskInfo:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON document."""
-        return asdict(self)
+        return plain(self)
+
+
+def plain(record: NamedTuple) -> dict[str, Any]:
+    """A record, and the records in it, as dicts and lists."""
+    return {
+        key: [plain(item) for item in value]
+        if isinstance(value, list)
+        else plain(value)
+        if hasattr(value, "_asdict")
+        else value
+        for key, value in record._asdict().items()
+    }
 
 
 def describe(path: str, links: list[Link]) -> DiskInfo:

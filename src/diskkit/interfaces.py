@@ -11,10 +11,8 @@ All are safe to use from many threads at once. All offsets and lengths are bytes
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from diskkit.errors import FormatError
 
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from diskkit.table import RunTable
-
-log = logging.getLogger("diskkit")
 
 MAX_DEPTH = 256
 """No chain longer than this is opened, whatever the caller asks for (vmdk-formats, 4.1)."""
@@ -115,8 +111,7 @@ class BlockMap(ABC):
         raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
-class OpenPolicy:
+class OpenPolicy(NamedTuple):
     """What the text inside an image may make us do, and what we overlook when asked to."""
 
     allow: tuple[str, ...] = ()
@@ -145,7 +140,9 @@ class OpenPolicy:
         if self.warn is not None:
             self.warn(text)
         else:
-            log.warning("%s", text)
+            import logging
+
+            logging.getLogger("diskkit").warning("%s", text)
 
 
 class Closing:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diskkit.chain import Chain, check_pair, resolve
@@ -49,5 +48,5 @@ def open_disk(
     Raises `StorageError` if a file cannot be read, `FormatError` if one breaks its format,
     `ChainError` if the links do not fit together.
     """
-    policy = replace(policy or OpenPolicy(), **changes)  # type: ignore[arg-type]
+    policy = (policy or OpenPolicy())._replace(**changes)  # type: ignore[arg-type]
     return Disk(os.fspath(name), Chain(open_links(name, format, policy)))

@@ -73,7 +73,7 @@ def test_nul_in_the_text(tmp_path: Path) -> None:
     at = good.index(b"# Extent")
     disk = written(tmp_path, good[:at] + b"\0" + good[at:])
     says(refusal(disk), disk, f"descriptor: text at byte {at}", "NUL")
-    disk = written(tmp_path, good + bytes(1000))
+    disk = written(tmp_path, good + bytes(1000) + b"more")
     says(refusal(disk), f"descriptor: text at byte {len(good)}", "NUL")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from diskkit.errors import FormatError
-from diskkit.formats.vmdk import layout
+from diskkit.formats.vmdk import esx, layout
 from makers import cowd, hosted_header, hosted_sparse, sesparse, sesparse_regions, stream
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def test_redo_log_headers(tmp_path: Path, capacity: int, grain: int) -> None:
     path = tmp_path / "disk-delta.vmdk"
     cowd(path, capacity, {0: b"x" * grain * SECTOR}, grain_sectors=grain)
     data = path.read_bytes()
-    found = layout.parse_cowd_header(data, len(data), "disk-delta.vmdk")
+    found = esx.parse_cowd_header(data, len(data), "disk-delta.vmdk")
     assert found.capacity == capacity * SECTOR
     assert found.grain == grain * SECTOR
     assert found.directory_offset == 2048
@@ -207,7 +207,7 @@ def test_redo_log_headers(tmp_path: Path, capacity: int, grain: int) -> None:
 def test_redo_log_that_was_not_closed(tmp_path: Path) -> None:
     path = tmp_path / "disk-delta.vmdk"
     cowd(path, 4096, {}, unclean=True)
-    assert layout.parse_cowd_header(path.read_bytes(), path.stat().st_size, "").unclean == 1
+    assert esx.parse_cowd_header(path.read_bytes(), path.stat().st_size, "").unclean == 1
 
 
 # --- seSparse -------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_sesparse_headers(tmp_path: Path, capacity: int) -> None:
     sesparse(path, capacity, {})
     with path.open("rb") as f:
         constant, volatile = f.read(SECTOR), f.read(SECTOR)
-    found = layout.parse_sesparse_header(constant, path.stat().st_size, "")
+    found = esx.parse_sesparse_header(constant, path.stat().st_size, "")
     regions = sesparse_regions(capacity)
     for region, name in (
         (found.volatile, "volatile"),
@@ -231,7 +231,7 @@ def test_sesparse_headers(tmp_path: Path, capacity: int) -> None:
     ):
         assert (region.offset // SECTOR, region.size // SECTOR) == regions[name]
     assert found.capacity == capacity * SECTOR
-    assert layout.parse_sesparse_volatile(volatile, SECTOR, "") == 0
+    assert esx.parse_sesparse_volatile(volatile, SECTOR, "") == 0
 
 
 def test_sesparse_places_logged_by_a_real_host() -> None:

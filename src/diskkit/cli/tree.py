@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from rich.tree import Tree
 from diskkit.chain import pair_problems, resolve
 from diskkit.cli.failures import DONE, FAILED, say
 from diskkit.errors import DiskkitError, printable
-from diskkit.info import describe_link
+from diskkit.info import describe_link, plain
 from diskkit.units import format_size
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def show_chain(path: str, common: Common, *, as_json: bool) -> int:
     """Print every link that can be opened; a chain that does not hold is exit status 1."""
     links: list[Link] = []
     failure: DiskkitError | None = None
-    policy = replace(common.policy, warn=lambda _: None)
+    policy = common.policy._replace(warn=lambda _: None)
     try:
         for link in resolve(path, common.format_name, policy):
             links.append(link)  # noqa: PERF402 - the links before a failure are shown too
@@ -47,7 +46,7 @@ def show_chain(path: str, common: Common, *, as_json: bool) -> int:
 def _show(links: list[Link], failure: DiskkitError | None, *, as_json: bool) -> int:
     broken = [_broken(child, parent) for child, parent in pairwise(links)]
     if as_json:
-        described = [asdict(describe_link(link)) for link in links]
+        described = [plain(describe_link(link)) for link in links]
         problem = str(failure) if failure else next((b for b in broken if b), None)
         print(json.dumps({"links": described, "problem": problem}, indent=2))
     else:

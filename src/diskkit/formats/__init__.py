@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from diskkit.errors import UsageError
-from diskkit.formats import raw, vmdk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,14 +18,21 @@ if TYPE_CHECKING:
 class Format(NamedTuple):
     """One disk format."""
 
-    open_link: Callable[[Storage, Place, OpenPolicy], Link]
+    module: str
+    """Its home, loaded when first needed."""
     endings: tuple[str, ...]
     """File name endings that alone decide for it; for formats that cannot be recognised."""
 
+    def open_link(self, storage: Storage, place: Place, policy: OpenPolicy) -> Link:
+        """Open the one link that `storage` holds; takes it over. Raises `FormatError`."""
+        found: Callable[[Storage, Place, OpenPolicy], Link]
+        found = import_module(f"{__name__}.{self.module}").open_link
+        return found(storage, place, policy)
+
 
 FORMATS = {
-    "vmdk": Format(vmdk.open_link, ()),
-    "raw": Format(raw.open_link, (".raw", ".img", ".dd")),
+    "vmdk": Format("vmdk", ()),
+    "raw": Format("raw", (".raw", ".img", ".dd")),
 }
 
 

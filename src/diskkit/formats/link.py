@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -28,24 +27,21 @@ class Extent(NamedTuple):
     """Its file; None where it has none, or where it may not be read."""
 
 
-@dataclass(slots=True)
 class Link:
     """One link. `extents` cover [0, capacity) in order."""
 
-    path: str
-    storage: Storage
-    """The file it was opened by: the descriptor, or the single file."""
+    capacity = 0
     descriptor: Descriptor | None = None
     """None for a raw image."""
-    capacity: int = 0
-    extents: list[Extent] = field(default_factory=list)
-    storages: list[Storage] = field(init=False)
-    """Every open file, `storage` first."""
-    _starts: list[int] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        """Own the first file."""
-        self.storages = [self.storage]
+    def __init__(self, path: str, storage: Storage) -> None:
+        """`storage` is the file it is opened by: the descriptor, or the single file."""
+        self.path = path
+        self.storage = storage
+        self.extents: list[Extent] = []
+        self.storages = [storage]
+        """Every open file, `storage` first."""
+        self._starts: list[int] = []
 
     @property
     def parent_hint(self) -> str | None:

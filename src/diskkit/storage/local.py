@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import ntpath
 import os
-import re
 import stat
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from diskkit.interfaces import OpenPolicy
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 
 
@@ -239,7 +237,7 @@ class LocalPlace(Place):
         """Why a name is refused whatever it points at; "" if it is not."""
         if "\0" in name:
             return "it holds a NUL"
-        if _SCHEME.match(name):
+        if _has_scheme(name):
             return "it begins with a drive letter or a protocol; only plain file names are opened"
         if "\\" in name:
             return "it holds a backslash; only plain file names are opened"
@@ -258,12 +256,19 @@ class LocalPlace(Place):
         )
 
 
+def _has_scheme(name: str) -> bool:
+    """Whether a name begins with a drive letter or a protocol."""
+    scheme, colon, _ = name.partition(":")
+    marks = scheme.translate({ord(c): "a" for c in "+.-"})
+    return bool(colon) and scheme[:1].isalpha() and marks.isalnum()
+
+
 def _candidates(folder: str, hint: str) -> list[str]:
     """Where a parent may be, best first (vmdk-formats, 4.1 rule 5). Names only; nothing opened."""
     if "\0" in hint:
         return []
     found = []
-    if not _SCHEME.match(hint) and "\\" not in hint:
+    if not _has_scheme(hint) and "\\" not in hint:
         found.append(os.path.join(folder, hint))
     plain = hint.replace("\\", "/")
     base = ntpath.basename(plain)

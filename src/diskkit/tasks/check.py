@@ -7,7 +7,7 @@ A check reports everything it can see, and goes on where opening the disk would 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ def check(
         where, _, rest = text.partition(": ")
         problems.append(Problem("note", "warning", where, rest))
 
-    policy = replace(policy or OpenPolicy(), warn=note)
+    policy = (policy or OpenPolicy())._replace(warn=note)
     try:
         problems.extend(_open(path, format, policy, links))
         for child, parent in pairwise(links):

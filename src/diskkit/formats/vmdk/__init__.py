@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from diskkit.errors import FormatError, UnsupportedFeature
 from diskkit.formats.link import NO_PARENT, Extent, Link
-from diskkit.formats.vmdk import cowd, descriptor, flat, layout, sesparse, sparse, strict
+from diskkit.formats.vmdk import descriptor, layout, sparse
 from diskkit.formats.vmdk.opening import Opening
 from diskkit.units import SECTOR
 
@@ -19,19 +20,21 @@ if TYPE_CHECKING:
     from diskkit.formats.vmdk.layout import SparseHeader
     from diskkit.interfaces import BlockMap, OpenPolicy, Place, Storage
 
-EXTENT_KINDS: dict[str, tuple[Callable[[Opening], BlockMap], bool]] = {
-    "SPARSE": (sparse.open_sparse, True),
-    "FLAT": (flat.open_flat, True),
-    "VMFS": (flat.open_flat, True),
-    "ZERO": (flat.open_zero, False),
-    "VMFSSPARSE": (cowd.open_cowd, True),
-    "SESPARSE": (sesparse.open_sesparse, True),
-    "VMFSRDM": (flat.open_mapping, False),
-    "VMFSRDMP": (flat.open_mapping, False),
-    "VMFSRAW": (flat.open_mapping, False),
-    "VSANSPARSE": (flat.open_vsan, False),
+EXTENT_KINDS: dict[str, tuple[str, bool]] = {
+    "SPARSE": ("sparse:open_sparse", True),
+    "FLAT": ("flat:open_flat", True),
+    "VMFS": ("flat:open_flat", True),
+    "ZERO": ("flat:open_zero", False),
+    "VMFSSPARSE": ("cowd:open_cowd", True),
+    "SESPARSE": ("sesparse:open_sesparse", True),
+    "VMFSRDM": ("flat:open_mapping", False),
+    "VMFSRDMP": ("flat:open_mapping", False),
+    "VMFSRAW": ("flat:open_mapping", False),
+    "VSANSPARSE": ("flat:open_vsan", False),
 }
-"""Extent type: who opens it, and whether it has a file. A new kind is a file and a line here."""
+"""Extent type: who opens it (loaded when first needed), and whether it has a file.
+
+A new kind is a file and a line here."""
 
 _FLAT_KINDS = ("FLAT", "VMFS")
 
@@ -69,6 +72,8 @@ def _fill(link: Link, storage: Storage, place: Place, policy: OpenPolicy) -> Non
         policy.warning(f"{storage.name}: {warning}")
     link.descriptor = found
     if policy.strict:
+        from diskkit.formats.vmdk import strict
+
         strict.judge(link, header)
     link.capacity = found.capacity
     _check_consistency(link, found, header)
@@ -145,6 +150,15 @@ def _check_consistency(link: Link, found: Descriptor, header: SparseHeader | Non
             field="parentFileNameHint",
             value=found.parent_hint,
         )
+    flat = [e.kind for e in found.extents if e.kind in _FLAT_KINDS]
+    if has_hint and flat:
+        raise FormatError(
+            "only sparse extents can have a parent",
+            path=path,
+            structure="descriptor",
+            field="extent type",
+            value=flat[0],
+        )
     if found.native_snapshot:
         raise UnsupportedFeature(
             "a snapshot held by the storage array: the files alone are not the disk",
@@ -155,6 +169,33 @@ def _check_consistency(link: Link, found: Descriptor, header: SparseHeader | Non
         )
 
 
+def _unreadable(link: Link, opening: Opening) -> BlockMap | None:
+    """The map of an extent that has no data for us, whatever its type; None if it may have."""
+    line, found = opening.line, link.descriptor
+    assert found is not None
+    on_vsan = (line.name or "").lower().startswith("vsan:")
+    if not found.encrypted and line.access != "NOACCESS" and not on_vsan:
+        return None
+    from diskkit.formats.vmdk import flat
+
+    if found.encrypted:
+        reason = f"the disk is encrypted: {found.encrypted}"
+        return flat.refused(opening, reason, "decrypt it with the product that made it")
+    if on_vsan:
+        return flat.open_vsan(opening)
+    if opening.policy.noaccess_zeros:
+        return flat.open_zero(opening)
+    reason = "the extent is marked NOACCESS: the guest may not read it"
+    return flat.refused(opening, reason, "ask for zeros in its place")
+
+
+def _opener(kind: str) -> tuple[Callable[[Opening], BlockMap], bool]:
+    place, has_file = EXTENT_KINDS[kind]
+    module, _, function = place.partition(":")
+    found = getattr(import_module(f"{__name__}.{module}"), function)
+    return cast("Callable[[Opening], BlockMap]", found), has_file
+
+
 def _open_extent(
     link: Link,
     line: ExtentLine,
@@ -163,23 +204,14 @@ def _open_extent(
     policy: OpenPolicy,
 ) -> tuple[BlockMap, Storage | None]:
     opening = Opening(link.path, line, None, policy, header)
-    assert link.descriptor is not None
-    if link.descriptor.encrypted:
-        reason = f"the disk is encrypted: {link.descriptor.encrypted}"
-        return flat.refused(opening, reason, "decrypt it with the product that made it"), None
-    if line.access == "NOACCESS":
-        if policy.noaccess_zeros:
-            return flat.open_zero(opening), None
-        reason = "the extent is marked NOACCESS: the guest may not read it"
-        return flat.refused(opening, reason, "ask for zeros in its place"), None
-    opener, has_file = EXTENT_KINDS[line.kind]
+    unreadable = _unreadable(link, opening)
+    if unreadable is not None:
+        return unreadable, None
+    opener, has_file = _opener(line.kind)
     storage = None
     if header is not None:
         storage = link.storages[0]
     elif has_file:
-        assert line.name is not None
-        if line.name.lower().startswith("vsan:"):
-            return flat.open_vsan(opening), None
         storage = files.open(line)
     return opener(Opening(link.path, line, storage, policy, header)), storage
 

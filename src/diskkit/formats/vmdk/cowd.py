@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diskkit.formats.vmdk import layout
+from diskkit.formats.vmdk import esx
+from diskkit.formats.vmdk.layout import Rules
 from diskkit.formats.vmdk.tablemap import TableMap
 from diskkit.runs import State
 from diskkit.units import SECTOR, align_up
 
 if TYPE_CHECKING:
+    from diskkit.formats.vmdk.esx import CowdHeader
     from diskkit.formats.vmdk.grains import Entries, Judged
-    from diskkit.formats.vmdk.layout import CowdHeader
     from diskkit.formats.vmdk.opening import Opening
     from diskkit.interfaces import BlockMap
     from diskkit.table import Int64, UInt8
@@ -26,7 +27,7 @@ class CowdScheme:
     """u32 sector numbers below freeSector; tables of 4096, made on demand."""
 
     width = 4
-    entries = layout.COWD_TABLE_ENTRIES
+    entries = esx.COWD_TABLE_ENTRIES
     problems: tuple[str, ...] = (
         "",
         "",
@@ -77,7 +78,7 @@ def open_cowd(opening: Opening) -> BlockMap:
     storage, line, policy = opening.storage, opening.line, opening.policy
     assert storage is not None
     head = storage.read(0, min(2048, storage.size))
-    header = layout.parse_cowd_header(
+    header = esx.parse_cowd_header(
         head, storage.size, storage.name, truncated=policy.allow_truncated
     )
     if header.free > align_up(storage.size, SECTOR):
@@ -85,7 +86,7 @@ def open_cowd(opening: Opening) -> BlockMap:
     if header.capacity != line.length:
         text = f"the descriptor's extent line says {line.length // SECTOR}"
         sectors = header.capacity // SECTOR
-        layout.Rules("COWD header", storage.name).fail("numSectors", 12, sectors, text)
+        Rules("COWD header", storage.name).fail("numSectors", 12, sectors, text)
     if header.unclean:
         policy.warning(f"{storage.name}: not closed cleanly (uncleanShutdown is set)")
     scheme = CowdScheme(header, storage.size, line.length, policy.allow_truncated)

@@ -8,9 +8,7 @@ The rules are those of docs/formats/descriptor.md.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from diskkit.errors import FormatError
 from diskkit.formats.link import NO_PARENT
@@ -78,15 +76,11 @@ _ACCESS = ("RW", "RDONLY", "NOACCESS")
 _OFFSET_REQUIRED = frozenset({"FLAT"})
 _OFFSET_ALLOWED = frozenset({"FLAT", "VMFS", "VMFSRDM", "VMFSRDMP", "VMFSRAW"})
 
-# Every pattern is applied to a stripped line and is linear in its length: text may be hostile.
-_KEY_LINE = re.compile(r"([A-Za-z_][\w.:\-]*)\s*=\s*(.*)")
-_EXTENT_LINE = re.compile(r"(RW|RDONLY|NOACCESS)\s+(.*)", re.IGNORECASE)
-_EXTENT_BODY = re.compile(r'(\S+)\s+([^\s"]+)(?:\s+(.*))?')
-_CID = re.compile(r"[0-9A-Fa-f]{1,8}")
+_KEY_MARKS = frozenset("_.:-")
+_HEX = frozenset("0123456789abcdefABCDEF")
 
 
-@dataclass(frozen=True, slots=True)
-class ExtentLine:
+class ExtentLine(NamedTuple):
     """One line of the extent description."""
 
     access: str
@@ -105,27 +99,29 @@ class ExtentLine:
     """Its line number, from 1."""
 
 
-@dataclass(slots=True)
 class Descriptor:
     """What a descriptor says, and its text as it was."""
 
-    text: str
-    version: int = 1
-    encoding: str = "UTF-8"
-    cid: int = 0
-    parent_cid: int = NO_PARENT
-    create_type: str = ""
+    version = 1
+    encoding = "UTF-8"
+    cid = 0
+    parent_cid = NO_PARENT
+    create_type = ""
     parent_hint: str | None = None
-    native_snapshot: bool = False
+    native_snapshot = False
     change_track_path: str | None = None
-    extents: list[ExtentLine] = field(default_factory=list)
-    ddb: dict[str, str] = field(default_factory=dict)
-    """The disk database, keys without "ddb.", in their order."""
-    header: dict[str, str] = field(default_factory=dict)
-    """All header keys as written, in their order."""
-    encrypted: str = ""
+    encrypted = ""
     """Why the data is known to be encrypted; "" if it is not."""
-    warnings: list[str] = field(default_factory=list)
+
+    def __init__(self, text: str) -> None:
+        """Nothing known yet but the text."""
+        self.text = text
+        self.extents: list[ExtentLine] = []
+        self.ddb: dict[str, str] = {}
+        """The disk database, keys without "ddb.", in their order."""
+        self.header: dict[str, str] = {}
+        """All header keys as written, in their order."""
+        self.warnings: list[str] = []
 
     @property
     def capacity(self) -> int:
@@ -138,7 +134,8 @@ def looks_like_descriptor(head: bytes) -> bool:
     for line in head.removeprefix(b"\xef\xbb\xbf").splitlines():
         body = line.strip()
         if body and not body.startswith(b"#"):
-            return re.match(rb"version\s*=\s*\d", body, re.IGNORECASE) is not None
+            key, _, value = body.partition(b"=")
+            return key.strip().lower() == b"version" and value.strip()[:1].isdigit()
     return False
 
 
@@ -158,12 +155,15 @@ class _Parser:
         self.line_at: int | None = None
         self.keys: set[str] = set()
         self.capacity = 0
-        text, nul, rest = data.partition(b"\0")
+        text, _, rest = data.partition(b"\0")
         # Room reserved behind an embedded text costs nothing: makers leave plenty.
         size = len(text) if embedded else len(data)
         if size > MAX_BYTES:
             self.fail("size", size, f"is more than {MAX_BYTES} bytes")
-        stray = bool(rest.strip(b"\0")) if embedded else bool(nul)
+        stale = rest.rstrip(b"\0")
+        # qemu pads with NULs, and where it writes a content ID of fewer digits, the end of the
+        # longer text stays behind the first NUL: the last bytes of the text, once more.
+        stray = bool(stale) and not (len(stale) < 8 and text.endswith(stale))
         if stray and not embedded:
             self.line_at = at + len(text)
             self.fail("text", None, "a NUL byte in the middle of the text")
@@ -187,15 +187,15 @@ class _Parser:
         )
 
     def decode(self, data: bytes) -> str:
-        found = re.search(rb'^[ \t]*encoding[ \t]*=[ \t]*"?([^"\r\n]*)"?', data, re.I | re.M)
+        found = _find_encoding(data)
         if found is None:
             try:
                 return data.decode("utf-8")
             except UnicodeDecodeError:
                 return data.decode("cp1252", "replace")
-        self.line_at = self.at + found.start()
-        name = found[1].strip().decode("latin-1")
-        codec = _ENCODINGS.get(re.sub(r"[^a-z0-9]", "", name.lower()))
+        name = found[1]
+        self.line_at = self.at + found[0]
+        codec = _ENCODINGS.get("".join(c for c in name.lower() if c.isalnum()))
         if codec is None:
             self.fail("encoding", name, "an encoding that diskkit does not know")
         try:
@@ -220,20 +220,23 @@ class _Parser:
         return out
 
     def read_line(self, line: str) -> None:
-        body = line.strip(" \t")
-        if not body or body.startswith("#"):
+        body = line.strip()
+        if body.startswith("#"):
             return
-        for c in body:
+        for c in line:
             if (c < " " and c != "\t") or c == "\x7f":
                 self.fail("text", c, "a control character")
-        extent = _EXTENT_LINE.fullmatch(body)
-        if extent is not None:
-            self.read_extent(extent[1].upper(), extent[2])
+        if not body:
             return
-        pair = _KEY_LINE.fullmatch(body)
-        if pair is None:
+        access, *rest = body.split(None, 1)
+        if rest and access.upper() in _ACCESS:
+            self.read_extent(access.upper(), rest[0])
+            return
+        key, equals, value = body.partition("=")
+        key = key.rstrip()
+        if not equals or not _is_key(key):
             self.fail("text", body, "neither a comment, a key=value nor an extent line")
-        key, value = pair[1], self.unquote(pair[1], pair[2])
+        value = self.unquote(key, value.lstrip())
         if key.lower() in self.keys:
             self.fail("key", key, "given twice")
         self.keys.add(key.lower())
@@ -254,19 +257,19 @@ class _Parser:
     def read_extent(self, access: str, body: str) -> None:
         if len(self.out.extents) == MAX_EXTENTS:
             self.fail("extent", None, f"more than {MAX_EXTENTS} extents")
-        parts = _EXTENT_BODY.fullmatch(body)
-        if parts is None:
+        sectors, *more = body.split(None, 2)
+        if not more:
             self.fail("extent", body, "not of the form: access sectors type [name [offset]]")
-        length = self.sectors("extent sectors", parts[1])
+        length = self.sectors("extent sectors", sectors)
         if not length:
-            self.fail("extent sectors", parts[1], "an extent of no sectors")
-        kind = parts[2].upper()
+            self.fail("extent sectors", sectors, "an extent of no sectors")
+        kind = more[0].upper()
         if kind not in EXTENT_TYPES:
-            self.fail("extent type", parts[2], "not a known extent type")
+            self.fail("extent type", more[0], "not a known extent type")
         self.capacity += length
         if self.capacity > MAX_BYTES_OF_DISK:
-            self.fail("extent sectors", parts[1], "the extents add up to more than 2^63 bytes")
-        name, rest = self.extent_name(parts[3] or "")
+            self.fail("extent sectors", sectors, "the extents add up to more than 2^63 bytes")
+        name, rest = self.extent_name("".join(more[1:]))
         if kind == "ZERO":
             name = None
         elif name is None:
@@ -335,7 +338,7 @@ class _Parser:
         value = keys.get(name.lower())
         if value is None:
             self.fail(name, None, "missing")
-        if not _CID.fullmatch(value):
+        if not 1 <= len(value) <= 8 or not _HEX.issuperset(value):
             self.fail(name, value, "not 1 to 8 hex digits")
         return int(value, 16)
 
@@ -355,6 +358,25 @@ class _Parser:
             if allowed is not None and extent.kind not in allowed | {"ZERO"}:
                 self.line_number = extent.line
                 self.fail("extent type", extent.kind, f"a {out.create_type} disk cannot hold it")
+
+
+def _is_key(text: str) -> bool:
+    return (
+        text.isascii()
+        and text[:1].replace("_", "a").isalpha()
+        and all(c.isalnum() or c in _KEY_MARKS for c in text)
+    )
+
+
+def _find_encoding(data: bytes) -> tuple[int, str] | None:
+    """Where the line that names the text's encoding begins, and the name."""
+    place = 0
+    for line in data.split(b"\n"):
+        key, equals, value = line.partition(b"=")
+        if equals and key.strip().lower() == b"encoding":
+            return place, value.strip().strip(b'"').decode("latin-1").strip()
+        place += len(line) + 1
+    return None
 
 
 def _encryption(keys: dict[str, str], out: Descriptor) -> str:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from diskkit.formats.vmdk.descriptor import ExtentLine
@@ -12,8 +11,7 @@ if TYPE_CHECKING:
     from diskkit.interfaces import OpenPolicy, Storage
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(NamedTuple):
     """One extent about to be opened."""
 
     path: str

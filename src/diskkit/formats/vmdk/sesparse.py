@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diskkit.formats.vmdk import layout
+from diskkit.formats.vmdk import esx
+from diskkit.formats.vmdk.layout import Rules
 from diskkit.formats.vmdk.tablemap import TableMap
 from diskkit.runs import State
 from diskkit.units import SECTOR, ceil_div
 
 if TYPE_CHECKING:
+    from diskkit.formats.vmdk.esx import SeSparseHeader
     from diskkit.formats.vmdk.grains import Entries, Judged
-    from diskkit.formats.vmdk.layout import SeSparseHeader
     from diskkit.formats.vmdk.opening import Opening
     from diskkit.interfaces import BlockMap
     from diskkit.table import Int64, UInt8
@@ -28,8 +29,8 @@ class SeSparseScheme:
     """u64 entries: a type in the top four bits, then a rotated grain index."""
 
     width = 8
-    entries = layout.SE_TABLE_ENTRIES
-    grain = layout.SE_GRAIN
+    entries = esx.SE_TABLE_ENTRIES
+    grain = esx.SE_GRAIN
     problems: tuple[str, ...] = (
         "",
         "an entry of type 0 must be all zeros",
@@ -57,9 +58,9 @@ class SeSparseScheme:
         mark = (entries >> np.uint64(32)).astype(np.int64)
         used = entries != 0
         reasons = np.zeros(len(entries), np.uint8)
-        reasons[used & (index >= self._header.tables.size // layout.SE_TABLE_SIZE)] = 5
+        reasons[used & (index >= self._header.tables.size // esx.SE_TABLE_SIZE)] = 5
         reasons[used & (mark != _DIRECTORY_MARK)] = 4
-        places = self._header.tables.offset + index * layout.SE_TABLE_SIZE
+        places = self._header.tables.offset + index * esx.SE_TABLE_SIZE
         return np.where(used, places, 0), reasons
 
     def judge(self, entries: Entries, need: Int64 | int) -> Judged:
@@ -95,14 +96,14 @@ def open_sesparse(opening: Opening) -> BlockMap:
     assert storage is not None
     path = storage.name
     head = storage.read(0, min(SECTOR, storage.size))
-    header = layout.parse_sesparse_header(head, storage.size, path)
+    header = esx.parse_sesparse_header(head, storage.size, path)
     if header.capacity != line.length:
         text = f"the descriptor's extent line says {line.length // SECTOR}"
         sectors = header.capacity // SECTOR
-        layout.Rules("seSparse header", path).fail("capacity", 16, sectors, text)
+        Rules("seSparse header", path).fail("capacity", 16, sectors, text)
     at = header.volatile.offset
-    replay = layout.parse_sesparse_volatile(storage.read(at, SECTOR), at, path)
+    replay = esx.parse_sesparse_volatile(storage.read(at, SECTOR), at, path)
     if replay:
-        raise layout.sesparse_replay_error(path, at, replay)
+        raise esx.sesparse_replay_error(path, at, replay)
     scheme = SeSparseScheme(header, storage.size, line.length, policy.allow_truncated)
     return TableMap(storage, scheme, policy)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diskkit.formats.vmdk import layout
-from diskkit.formats.vmdk.stream import load_grain
 from diskkit.formats.vmdk.tablemap import TableMap
 from diskkit.runs import State
 from diskkit.units import SECTOR, ceil_div
@@ -106,6 +105,8 @@ class SparseMap(TableMap):
 
     def load(self, offset: int, position: int) -> bytes:
         """Inflate the grain at guest `offset`."""
+        from diskkit.formats.vmdk.stream import load_grain
+
         need = min(self.header.grain, self.length - offset)
         return load_grain(self.storage, self.header, offset, position, need)
 

@@ -100,9 +100,7 @@ def qemu_create(
     assert done.returncode == 0, done.stderr
 
 
-def qemu_io(
-    path: Path, commands: Sequence[str], fmt: str = "vmdk", *, unpadded: bool = True
-) -> str:
+def qemu_io(path: Path, commands: Sequence[str], fmt: str = "vmdk") -> str:
     """Run qemu-io commands; fails the test if one of them fails."""
     words = [word for command in commands for word in ("-c", command)]
     done = subprocess.run(
@@ -115,20 +113,7 @@ def qemu_io(
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "failed" not in output, output
-    if fmt == "vmdk" and unpadded:
-        unpad(path)
     return output
-
-
-def unpad(path: Path) -> None:
-    """Cut what qemu leaves behind a descriptor file's text when it changes the content ID.
-
-    It pads with NULs; if the new ID has fewer digits, the last bytes of the old text come first.
-    """
-    with path.open("rb") as f:
-        text = f.read(1 << 20)
-    if not text.startswith(b"KDMV"):
-        path.write_bytes(text.partition(b"\0")[0])
 
 
 def random_writes(size: int, seed: int, count: int = 12) -> list[str]:

@@ -47,7 +47,7 @@ def test_random_writes(tmp_path: Path, subformat: str, size: int) -> None:
 def test_descriptor_files_that_qemu_padded_with_nuls(tmp_path: Path, subformat: str) -> None:
     disk = tmp_path / "disk.vmdk"
     qemu_create(disk, 1 << 20, subformat)
-    qemu_io(disk, ["write -q -P 1 0 65536"], unpadded=False)
+    qemu_io(disk, ["write -q -P 1 0 65536"])
     assert disk.read_bytes().endswith(b"\0" * 100)
     agree(disk)
 

@@ -245,12 +245,18 @@ def put(path: Path, field: str, value: int | bytes, at: int = 0) -> None:
 def get(path: Path, field: str, at: int = 0) -> int:
     """A number in the hosted sparse header, or in a footer that lies at byte `at`."""
     offset, fmt = FIELDS[field]
-    return int(struct.unpack_from(fmt, path.read_bytes(), at + offset)[0])
+    return _number(path, at + offset, fmt)
 
 
 def u32(path: Path, at: int) -> int:
     """The 32-bit number at byte `at`."""
-    return int(struct.unpack_from("<I", path.read_bytes(), at)[0])
+    return _number(path, at, "<I")
+
+
+def _number(path: Path, at: int, fmt: str) -> int:
+    with path.open("rb") as f:  # it may be terabytes long
+        f.seek(at)
+        return int(struct.unpack(fmt, f.read(struct.calcsize(fmt)))[0])
 
 
 def table_entry(path: Path, index: int, directory: str = "gdOffset") -> int:

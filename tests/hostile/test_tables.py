@@ -182,6 +182,30 @@ def test_damage_in_the_primary_directory_is_healed(tmp_path: Path) -> None:
     assert content(disk) == expected(MANY, SPREAD, GRAIN)
 
 
+def test_primary_directory_entry_that_was_zeroed_is_healed(tmp_path: Path) -> None:
+    """Else the disk would be emptier than it is, and nobody would notice."""
+    disk = spread(tmp_path)
+    poke(disk, get(disk, "gdOffset") * SECTOR + 4, "<I", 0)
+    warnings = Warnings()
+    assert content(disk, warnings) == expected(MANY, SPREAD, GRAIN)
+    assert warnings.has("number 1", "redundant copy")
+    redundant = u32(disk, get(disk, "rgdOffset") * SECTOR + 4) * SECTOR
+    poke(disk, redundant, "<I", 3)
+    says(grain_error(disk, 128), f"grain table: entry 128 at byte {redundant} is 3", "overHead")
+    assert grain_at(disk, 129) == SPREAD[129]
+
+
+def test_tables_that_neither_copy_has_yet_are_holes(tmp_path: Path) -> None:
+    disk = spread(tmp_path, lazy_tables=True)
+    gd, rgd = get(disk, "gdOffset") * SECTOR, get(disk, "rgdOffset") * SECTOR
+    warnings = Warnings()
+    assert content(disk, warnings) == expected(MANY, SPREAD, GRAIN)
+    for at in (gd, rgd):
+        poke(disk, at + 4, "<I", 0)
+    assert grain_at(disk, 129, warnings) == bytes(GRAIN_BYTES)
+    assert not warnings
+
+
 def test_damage_in_a_primary_table_is_healed(tmp_path: Path) -> None:
     disk = mono(tmp_path)
     poke(disk, table_entry(disk, 2), "<I", 0xFFFFFFFF)

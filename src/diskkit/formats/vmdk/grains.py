@@ -102,20 +102,31 @@ class GrainTables:
         places, reasons = self.directory(first, last)
         present = np.flatnonzero((places != 0) & (reasons == 0))
         present = self._outside_holes(places, present)
+        lost = self._lost(first, places, reasons)
         most = max(1, _ENTRIES_PER_SCAN // scheme.entries)
-        if len(present) > most:
-            last = first + int(present[most])
-            present, reasons = present[:most], reasons[: last - first]
+        wanted = np.union1d(present, lost) if len(lost) else present
+        if len(wanted) > most:
+            stop = int(wanted[most])
+            last, reasons = first + stop, reasons[:stop]
+            present, lost = present[present < stop], lost[lost < stop]
         raw = self.read_tables(places[present])
         judged = scheme.judge(raw, self.needs(first + present))
-        if self.spare is not None and (judged.reasons.any() or reasons.any()):
-            present, judged, reasons = self._from_spare(first, present, judged, reasons)
+        if len(lost) or (self.spare is not None and judged.reasons.any()):
+            present, judged, reasons = self._from_spare(first, present, judged, reasons, lost)
         end = min(last * self._cover, scheme.length)
         table = self._rows(first, last, present, judged, reasons, end)
         if self.policy.allow_truncated and bool((table.states == DATA).any()):
             size = self.storage.size
             table = restrict(table, np.zeros(1, np.int64), np.array([size], np.int64))
         return table.since(offset).clip(offset + length)
+
+    def _lost(self, first: int, places: Int64, reasons: UInt8) -> Int64:
+        """Tables that the directory cannot name or does not, and the redundant one does."""
+        odd = (places == 0) | (reasons != 0)
+        if self.spare is None or not odd.any():
+            return np.zeros(0, np.int64)
+        others, wrong = self.spare.directory(first, first + len(places))
+        return np.flatnonzero(odd & (others > 0) & (wrong == 0))
 
     def directory(self, first: int, last: int) -> tuple[Int64, UInt8]:
         """Places and reasons of directory entries `first` to `last`, duplicates included."""
@@ -156,6 +167,8 @@ class GrainTables:
         if reasons[0]:
             at = scheme.directory_offset + index * scheme.width
             return self._error("grain directory", index, at, int(reasons[0]))
+        if not places[0] and self.spare is not None:
+            return self.spare.explain(offset)
         entry = offset % self._cover // scheme.grain
         raw = self.read_tables(places)
         judged = scheme.judge(raw, self.needs(np.array([index])))
@@ -212,19 +225,20 @@ class GrainTables:
         return needs
 
     def _from_spare(
-        self, first: int, present: Int64, judged: Judged, reasons: UInt8
+        self, first: int, present: Int64, judged: Judged, reasons: UInt8, lost: Int64
     ) -> tuple[Int64, Judged, UInt8]:
-        """Replace what cannot be right by the redundant copy, where that is right."""
+        """Replace what is `lost` or cannot be right by the redundant copy, where that is right."""
         assert self.spare is not None
-        wrong = np.flatnonzero(reasons)
-        wrong = np.union1d(wrong, present[judged.reasons.any(axis=1)])
+        wrong = present[judged.reasons.any(axis=1)]
         places, spare_reasons = self.spare.directory(first, first + len(reasons))
-        usable = wrong[(places[wrong] > 0) & (spare_reasons[wrong] == 0)]
+        usable = np.union1d(lost, wrong[(places[wrong] > 0) & (spare_reasons[wrong] == 0)])
         if len(usable):
             raw = self.spare.read_tables(places[usable])
             better = self.scheme.judge(raw, self.needs(first + usable))
-            # A copy that is damaged elsewhere still beats a table that is not there at all.
-            good = ~better.reasons.any(axis=1) | (reasons[usable] != 0)
+            # A copy that is damaged elsewhere still beats a table that is not there at all; one
+            # without entries says no more than the directory entry of 0 that it stands in for.
+            there = raw.any(axis=1) | (reasons[usable] != 0)
+            good = np.where(np.isin(usable, lost), there, ~better.reasons.any(axis=1))
             usable = usable[good]
             better = Judged(better.states[good], better.positions[good], better.reasons[good])
         if not len(usable):

@@ -45,13 +45,13 @@ def convert(
         raise UsageError(f"type {type_!r}: only raw can be written so far")
     if as_json and dst == "-":
         raise UsageError("--json and a disk cannot both go to standard output")
-    from diskkit.tasks.copy import convert as copy
-    from diskkit.tasks.receive import convert_stream
 
     began = time.monotonic()
     try:
         with watched("copying", common, as_json=as_json, status_lines=True) as progress:
             if src == "-":
+                from diskkit.tasks.receive import convert_stream
+
                 done = convert_stream(
                     sys.stdin.buffer,
                     dst,
@@ -62,6 +62,8 @@ def convert(
                     progress=progress,
                 )
             else:
+                from diskkit.tasks.copy import convert as copy
+
                 with common.open(src) as disk:
                     done = copy(
                         disk,

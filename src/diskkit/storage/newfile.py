@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -25,7 +24,7 @@ def new_file(name: str, *, force: bool, sync: bool) -> Iterator[tuple[int, str]]
     if not force and os.path.lexists(name):
         raise UsageError(f"{name}: exists already (--force replaces it)")
     folder, base = os.path.split(name)
-    temporary = os.path.join(folder, f".{base[:200]}.{secrets.token_hex(4)}.part")
+    temporary = os.path.join(folder, f".{base[:200]}.{os.urandom(4).hex()}.part")
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as error:

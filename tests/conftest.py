@@ -2,7 +2,8 @@
 """How long the property tests search, and assertions that explain themselves in the suites.
 
 HYPOTHESIS_PROFILE chooses: "quick" (the default) for every run at home, "ci" for every change,
-"nightly" for a long search with fresh seeds.
+"nightly" for a long search with fresh seeds, whose tests take longer than a hang may:
+add `-o faulthandler_timeout=3600`.
 """
 
 from __future__ import annotations

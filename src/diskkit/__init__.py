@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from diskkit.runs import State as State
     from diskkit.tasks.changed import changed as changed
     from diskkit.tasks.check import check as check
+    from diskkit.tasks.clone import clone as clone
+    from diskkit.tasks.clone import create_disk as create_disk
     from diskkit.tasks.compare import compare as compare
     from diskkit.tasks.copy import convert as convert
 
@@ -41,7 +43,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "changed": "tasks.changed",
     "check": "tasks.check",
+    "clone": "tasks.clone",
     "compare": "tasks.compare",
+    "create_disk": "tasks.clone",
     "convert": "tasks.copy",
     "Disk": "disk",
     **dict.fromkeys(

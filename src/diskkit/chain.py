@@ -386,10 +386,11 @@ class Chain:
 
     # --- moving -------------------------------------------------------------------------------
 
-    def pour(self, table: RunTable, out: int) -> int:
+    def pour(self, table: RunTable, out: int, base: int = 0) -> int:
         """Write the DATA and PACKED rows of `table` to file descriptor `out`, at their offsets.
 
-        Returns the bytes written. Zeros and holes are the caller's. Safe from many threads.
+        `base` is the guest byte that `out` begins with. Zeros and holes are the caller's. Returns
+        the bytes written. Safe from many threads.
         """
         written = 0
         rows = zip(
@@ -402,9 +403,9 @@ class Chain:
         )
         for start, length, state, source, position in rows:
             if state == State.DATA:
-                self._pour_data(source, position, out, start, length)
+                self._pour_data(source, position, out, start - base, length)
             elif state == State.PACKED:
-                self._pour_grain(source, position, out, start, length)
+                self._pour_grain(source, position, out, start, length, base)
             elif state == State.BAD:
                 raise self.explain(source, start)
             else:
@@ -435,14 +436,16 @@ class Chain:
                 n = len(part)
                 position, start, length = position + n, start + n, length - n
 
-    def _pour_grain(self, source: int, position: int, out: int, start: int, length: int) -> None:
+    def _pour_grain(
+        self, source: int, position: int, out: int, start: int, length: int, base: int
+    ) -> None:
         extent = self.sources[source][1]
         while length:
             begin = self._grain_start(extent, start)
             grain = extent.map.load(begin - extent.start, position)
             inside = start - begin
             n = min(length, extent.map.granularity - inside)
-            write_all(out, memoryview(grain)[inside : inside + n], start)
+            write_all(out, memoryview(grain)[inside : inside + n], start - base)
             start, length = start + n, length - n
 
     def close(self) -> None:

@@ -315,7 +315,11 @@ def test_options_lift_what_is_refused(tmp_path: Path, capfd: Out) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["convert", "a", "b", "--type", "qcow9"],
+        ["convert", "a.vmdk", "b.vmdk"],
+        ["convert", "a", "b", "--level", "11"],
+        ["create", "a.vmdk", "--size", "10X"],
+        ["create", "a.vmdk", "--size", "3T"],
+        ["create", "a.vmdk", "--size", "1G", "--type", "qcow9"],
         ["map", "a", "--json", "--html", "b"],
         ["info"],
         ["nonsense"],

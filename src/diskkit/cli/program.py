@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "inspect:compare",
     "check": "inspect:check",
     "convert": "transfer:convert",
+    "create": "transfer:create",
 }
 """Verb: where it is. A new verb is a function and a line here."""
 

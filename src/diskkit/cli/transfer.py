@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +15,14 @@ from diskkit.cli.failures import DONE
 from diskkit.cli.options import Common, DiskName, Json, Threads, with_common
 from diskkit.cli.progress import watched
 from diskkit.errors import DiskkitError, UsageError
-from diskkit.units import format_size
+from diskkit.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diskkit.tasks.copy import Copied
+
+BEST = 9
 
 
 @with_common
@@ -23,8 +31,23 @@ def convert(
     dst: Annotated[str, typer.Argument(metavar="DST", help='A new file, a device, or "-".')],
     common: Common,
     type_: Annotated[
-        str, typer.Option("--type", "-t", metavar="TYPE", help="Kind of the copy: raw.")
-    ] = "raw",
+        str | None,
+        typer.Option(
+            "--type",
+            "-t",
+            metavar="TYPE",
+            help="Kind of the copy: raw, monolithicSparse, monolithicFlat, twoGbMaxExtentSparse, "
+            "twoGbMaxExtentFlat, streamOptimized, vmfs or vmfsThin.  [default: raw]",
+        ),
+    ] = None,
+    level: Annotated[
+        str,
+        typer.Option("--level", metavar="0..9", help='How hard to compress a stream; or "best".'),
+    ] = "2",
+    adapter: Annotated[
+        str | None,
+        typer.Option("--adapter", "-a", help="lsilogic, buslogic, ide or legacyESX."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace DST, or overwrite a device.")
     ] = False,
@@ -37,18 +60,20 @@ def convert(
     threads: Threads = None,
     as_json: Json = False,
 ) -> int:
-    """Copy a disk, its chain flattened, into a raw image; holes are kept.
+    """Copy a disk, its chain flattened, into a disk of another kind; holes are kept.
 
     SRC "-" reads a streamOptimized disk from standard input, in one pass.
     """
-    if type_ != "raw":
-        raise UsageError(f"type {type_!r}: only raw can be written so far")
+    kind = _kind(type_, dst)
+    strength = _level(level)
     if as_json and dst == "-":
         raise UsageError("--json and a disk cannot both go to standard output")
 
     began = time.monotonic()
     try:
         with watched("copying", common, as_json=as_json, status_lines=True) as progress:
+            if src == "-" and kind != "raw":
+                raise UsageError("a stream from a pipe can be copied to raw only, so far")
             if src == "-":
                 from diskkit.tasks.receive import convert_stream
 
@@ -62,9 +87,8 @@ def convert(
                     progress=progress,
                 )
             else:
-                from diskkit.tasks.copy import convert as copy
-
                 with common.open(src) as disk:
+                    copy = _copier(kind, adapter, strength)
                     done = copy(
                         disk,
                         dst,
@@ -97,3 +121,49 @@ def convert(
         text = f"copied {format_size(done.bytes_written)} of {format_size(done.capacity)}"
         print(f"{text} in {seconds:.1f} s ({rate}/s){checked}", file=sys.stderr)
     return DONE
+
+
+@with_common
+def create(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The new disk.")],
+    common: Common,
+    size: Annotated[str, typer.Option("--size", "-s", metavar="SIZE", help="Such as 10G.")],
+    type_: Annotated[
+        str, typer.Option("--type", "-t", metavar="TYPE", help="Its kind, as for convert.")
+    ] = "monolithicSparse",
+    adapter: Annotated[
+        str, typer.Option("--adapter", "-a", help="lsilogic, buslogic, ide or legacyESX.")
+    ] = "lsilogic",
+) -> int:
+    """Make a new empty disk. All its files appear, or none; existing files are refused."""
+    from diskkit.tasks.clone import create_disk
+
+    create_disk(path, parse_size(size), type_, adapter=adapter)
+    if not common.quiet:
+        print(f"created {path}, {format_size(parse_size(size))}", file=sys.stderr)
+    return DONE
+
+
+def _kind(wanted: str | None, target: str) -> str:
+    """The kind to write: as asked; raw if nothing was, unless the name says VMDK."""
+    if wanted is None and target.lower().endswith(".vmdk"):
+        raise UsageError(f"{target}: a VMDK is of some kind: say which with --type")
+    return wanted or "raw"
+
+
+def _level(text: str) -> int:
+    if text == "best":
+        return BEST
+    if len(text) == 1 and text in "0123456789":
+        return int(text)
+    raise UsageError(f"level {text!r} is neither a digit nor best")
+
+
+def _copier(kind: str, adapter: str | None, level: int) -> Callable[..., Copied]:
+    if kind == "raw":
+        from diskkit.tasks.copy import convert
+
+        return convert
+    from diskkit.tasks.clone import clone
+
+    return partial(clone, kind=kind, adapter=adapter, level=level)

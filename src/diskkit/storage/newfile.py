@@ -7,12 +7,20 @@ import errno
 import os
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from diskkit.errors import DiskkitError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class _Part(NamedTuple):
+    """A file under its passing name."""
+
+    fd: int
+    temporary: str
+    name: str
 
 
 @contextmanager
@@ -21,6 +29,45 @@ def new_file(name: str, *, force: bool, sync: bool) -> Iterator[tuple[int, str]]
 
     Without `force` an existing `name` is refused, even one that appears meanwhile.
     """
+    with new_files([name], force=force, sync=sync) as made:
+        yield made[0]
+
+
+@contextmanager
+def new_files(names: list[str], *, force: bool, sync: bool) -> Iterator[list[tuple[int, str]]]:
+    """The same for several files that belong together: they get their names in the order given.
+
+    So the one that makes the others a disk, the descriptor, comes last. If one cannot get its name,
+    none keeps it. `force` replaces, which for several files cannot be undone.
+    """
+    made: list[_Part] = []
+    published: list[str] = []
+    try:
+        with write_errors(names[-1]):
+            for name in names:
+                made.append(_make(name, force))  # noqa: PERF401 - all made so far must be known
+            yield [(part.fd, part.temporary) for part in made]
+            for part in made:
+                if sync:
+                    os.fsync(part.fd)
+            for part in made:
+                _publish(part.temporary, part.name, force)
+                published.append(part.name)
+            if sync:
+                _sync_folder(os.path.dirname(names[-1]) or ".")
+    except BaseException:
+        for part in made:
+            if os.path.lexists(part.temporary):
+                os.unlink(part.temporary)
+        for name in published if not force else []:
+            os.unlink(name)
+        raise
+    finally:
+        for part in made:
+            os.close(part.fd)
+
+
+def _make(name: str, force: bool) -> _Part:
     if not force and os.path.lexists(name):
         raise UsageError(f"{name}: exists already (--force replaces it)")
     folder, base = os.path.split(name)
@@ -29,20 +76,7 @@ def new_file(name: str, *, force: bool, sync: bool) -> Iterator[tuple[int, str]]
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise StorageError(name, f"cannot be made: {error.strerror}", errno=error.errno) from error
-    try:
-        with write_errors(name):
-            yield fd, temporary
-            if sync:
-                os.fsync(fd)
-            _publish(temporary, name, force)
-            if sync:
-                _sync_folder(folder or ".")
-    except BaseException:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        raise
-    finally:
-        os.close(fd)
+    return _Part(fd, temporary, name)
 
 
 @contextmanager

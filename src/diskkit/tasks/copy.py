@@ -75,12 +75,12 @@ def convert(
     elif is_device(name):
         written = _to_device(disk, name, force, sync, threads, progress)
         if verify:
-            _verify(disk, name, threads)
+            verify_copy(disk, name, threads, "raw")
     else:
         with new_file(name, force=force, sync=sync) as (fd, temporary):
             written = copy_to_file(disk, fd, threads, progress)
             if verify:
-                _verify(disk, temporary, threads)
+                verify_copy(disk, temporary, threads, "raw")
     seconds = time.monotonic() - began
     return Copied(disk.size, written, disk.size - written, verify, seconds)
 
@@ -201,9 +201,9 @@ def copy_to_pipe(disk: Disk, fd: int, threads: int | None, progress: Progress | 
     return written
 
 
-def _verify(disk: Disk, name: str, threads: int | None) -> None:
-    """Read the copy back and compare; the disk may be larger only on a device."""
-    with open_disk(name, format="raw") as copy:
+def verify_copy(disk: Disk, name: str, threads: int | None, format_name: str) -> None:
+    """Read the copy back and compare; it may be larger, on a device or for whole sectors."""
+    with open_disk(name, format=format_name) as copy:
         found = compare(disk, copy, threads=threads, length=disk.size)
     if not found.identical:
         text = f"the copy differs from the disk at byte {found.first_difference}"

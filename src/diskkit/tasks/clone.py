@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copying a disk into a new VMDK of any hosted kind, and making new empty ones.
+
+The source's map says what to read; what is read and turns out to be zeros is not stored. Reading
+and compressing run on a few threads, writing is in order. All files of the new disk appear when all
+are whole, the descriptor last.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from diskkit.errors import UsageError
+from diskkit.formats.vmdk.compose import ADAPTERS, NewDisk, compose, extent_line, new_identity
+from diskkit.formats.vmdk.writers import (
+    GRAIN,
+    MOST_SPARSE,
+    Grains,
+    SparseWriter,
+    StreamWriter,
+    packer,
+)
+from diskkit.mapping import ranges_where
+from diskkit.runs import State
+from diskkit.storage.newfile import new_file, new_files, write_errors
+from diskkit.tasks.copy import Copied, verify_copy
+from diskkit.tasks.work import in_order, pieces
+from diskkit.units import SECTOR, align_up, ceil_div
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from diskkit.disk import Disk
+    from diskkit.table import RunTable
+    from diskkit.tasks.work import Progress
+
+PART = 4192256 * SECTOR
+"""Bytes of a split disk's part: VMware's classic 2047 MiB."""
+_PIECE = 32 * GRAIN
+_JOB = 32 << 20
+DEFAULT_LEVEL = 2
+
+
+class Kind(NamedTuple):
+    """One kind of disk that can be made."""
+
+    extent: str
+    """Type of its extents."""
+    suffix: str
+    """Of each extent's file, between base name and ".vmdk"; "" for a single-file disk."""
+    part: int
+    """Bytes an extent may have at most; 0 for all in one."""
+    most: int
+    """Largest capacity, bytes."""
+    preallocated: bool = False
+    thin: bool = False
+
+
+_MOST = (1 << 62) - SECTOR
+KINDS = {
+    "monolithicSparse": Kind("SPARSE", "", 0, MOST_SPARSE),
+    "monolithicFlat": Kind("FLAT", "-flat", 0, _MOST),
+    "twoGbMaxExtentSparse": Kind("SPARSE", "-s{:03d}", PART, PART * 8192),
+    "twoGbMaxExtentFlat": Kind("FLAT", "-f{:03d}", PART, PART * 8192),
+    "streamOptimized": Kind("SPARSE", "", 0, 1 << 54),
+    "vmfs": Kind("VMFS", "-flat", 0, _MOST, preallocated=True),
+    "vmfsThin": Kind("VMFS", "-flat", 0, _MOST, thin=True),
+}
+"""By the name that `--type` takes."""
+
+
+class _Part(NamedTuple):
+    """One extent of a disk being made."""
+
+    begin: int
+    """Guest byte at which it begins."""
+    end: int
+    name: str
+    """Its file's name in the descriptor."""
+
+
+def clone(
+    disk: Disk,
+    target: str | os.PathLike[str],
+    kind: str,
+    *,
+    adapter: str | None = None,
+    level: int = DEFAULT_LEVEL,
+    force: bool = False,
+    verify: bool = False,
+    sync: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Copied:
+    """Copy `disk`, its chain flattened, into a new disk of `kind` (see `KINDS`), with new ids.
+
+    `target` is the descriptor, or the single file, of the new disk; "-" writes a streamOptimized
+    disk to standard output. `level` is how hard to compress a stream, 0 to 9. `force` replaces an
+    existing file, for kinds that have only one. Raises as `convert` does.
+    """
+    began = time.monotonic()
+    name = os.fspath(target)
+    info = disk.info
+    capacity = align_up(disk.size, SECTOR)
+    spec = _spec(kind, capacity, adapter or info.adapter_type or "lsilogic", info.hw_version or "4")
+    job = _Job(disk, kind, spec, threads, progress)
+    if name == "-":
+        if kind != "streamOptimized" or verify:
+            raise UsageError("standard output takes raw or streamOptimized, and no --verify")
+        sys.stdout.flush()
+        with write_errors("standard output"):
+            out = os.dup(sys.stdout.fileno())
+            try:
+                written = job.stream(lambda data: _write_file(out, data), "stream.vmdk", level)
+            finally:
+                os.close(out)
+    else:
+        written = _to_files(job, name, level, force=force, verify=verify, sync=sync)
+    seconds = time.monotonic() - began
+    return Copied(disk.size, written, disk.size - written, verify, seconds)
+
+
+def create_disk(
+    target: str | os.PathLike[str],
+    size: int,
+    kind: str = "monolithicSparse",
+    *,
+    adapter: str = "lsilogic",
+    hw_version: str = "4",
+    sync: bool = True,
+) -> None:
+    """Make a new empty disk of `size` bytes, a multiple of 512. Existing files are refused."""
+    if size <= 0 or size % SECTOR:
+        raise UsageError(f"size {size}: a disk has a whole, positive number of 512-byte sectors")
+    job = _Job(None, kind, _spec(kind, size, adapter, hw_version), None, None)
+    _to_files(job, os.fspath(target), 0, force=False, verify=False, sync=sync)
+
+
+def _spec(kind: str, capacity: int, adapter: str, hw_version: str) -> NewDisk:
+    if kind not in KINDS:
+        raise UsageError(f"type {kind!r} is not one of: raw, {', '.join(KINDS)}")
+    if adapter not in ADAPTERS:
+        raise UsageError(f"adapter {adapter!r} is not one of: {', '.join(ADAPTERS)}")
+    if not (hw_version.isascii() and hw_version.isdecimal() and len(hw_version) < 4):
+        raise UsageError(f"hardware version {hw_version!r} is not a small number")
+    if capacity > KINDS[kind].most:
+        advice = "choose a flat or a split kind"
+        text = f"a {kind} disk has at most {KINDS[kind].most} bytes, not {capacity}"
+        raise UsageError(f"{text} ({advice})")
+    create_type = "vmfs" if kind == "vmfsThin" else kind
+    thin = KINDS[kind].thin
+    return NewDisk(create_type, capacity, new_identity(), adapter, hw_version, thin)
+
+
+def _to_files(job: _Job, name: str, level: int, *, force: bool, verify: bool, sync: bool) -> int:
+    """Make all files of the disk; returns the guest bytes stored."""
+    kind = KINDS[job.kind]
+    folder, base = os.path.split(name)
+    if not kind.suffix:
+        with new_file(name, force=force, sync=sync) as (fd, temporary):
+            if job.kind == "streamOptimized":
+                written = job.stream(lambda data: _write_file(fd, data), base, level)
+            else:
+                line = extent_line(job.spec.capacity, kind.extent, base)
+                written = job.sparse(fd, name, 0, job.spec.capacity, compose(job.spec, [line]))
+            if verify:
+                job.verify(temporary)
+        return written
+    if force and os.path.lexists(name):
+        raise UsageError(f"{name}: a disk of several files is not replaced; remove it first")
+    parts = list(_parts(kind, base, job.spec.capacity))
+    lines = [extent_line(p.end - p.begin, kind.extent, p.name) for p in parts]
+    names = [f"{folder}/{p.name}" if folder else p.name for p in parts]
+    written = 0
+    with new_files([*names, name], force=False, sync=sync) as made:
+        for part, (fd, _), path in zip(parts, made, names, strict=False):
+            length = part.end - part.begin
+            if kind.extent == "SPARSE":
+                written += job.sparse(fd, path, part.begin, length, b"")
+            else:
+                written += job.flat(fd, part.begin, length, preallocated=kind.preallocated)
+        _write_file(made[-1][0], compose(job.spec, lines))
+    if verify:
+        try:
+            job.verify(name)
+        except BaseException:
+            for path in (name, *names):
+                Path(path).unlink()
+            raise
+    return written
+
+
+def _parts(kind: Kind, base: str, capacity: int) -> Iterator[_Part]:
+    stem = base.removesuffix(".vmdk")
+    size = kind.part or capacity
+    for number in range(ceil_div(capacity, size)):
+        name = f"{stem}{kind.suffix.format(number + 1)}.vmdk"
+        yield _Part(number * size, min((number + 1) * size, capacity), name)
+
+
+class _Job:
+    """One copy: where from, what to, how."""
+
+    def __init__(
+        self,
+        disk: Disk | None,
+        kind: str,
+        spec: NewDisk,
+        threads: int | None,
+        progress: Progress | None,
+    ) -> None:
+        self.disk, self.kind, self.spec = disk, kind, spec
+        self._threads, self._progress = threads, progress
+
+    def stream(self, put: Callable[[bytes], object], name: str, level: int) -> int:
+        """A streamOptimized disk; returns the guest bytes stored."""
+        line = extent_line(self.spec.capacity, "SPARSE", name)
+        writer = StreamWriter(put, self.spec.capacity, compose(self.spec, [line]))
+        stored = 0
+        for grains in self._grains(0, self.spec.capacity, packer(level)):
+            writer.write(grains)
+            stored += int(grains.filled.sum()) * GRAIN
+        writer.finish()
+        return min(stored, self.spec.capacity)
+
+    def sparse(self, fd: int, name: str, begin: int, length: int, descriptor: bytes) -> int:
+        """A hosted sparse extent; returns the guest bytes stored."""
+        writer = SparseWriter(fd, name, length, descriptor)
+        stored = sum(writer.write(grains) for grains in self._grains(begin, length, None))
+        writer.finish()
+        return min(stored, length)
+
+    def flat(self, fd: int, begin: int, length: int, *, preallocated: bool) -> int:
+        """A flat extent; what is zero stays a hole, or room that was never written to."""
+        if preallocated:
+            os.posix_fallocate(fd, 0, length)
+        os.ftruncate(fd, length)
+        if self.disk is None:
+            return 0
+        chain, stored = self.disk.chain, 0
+
+        def work(piece: RunTable) -> int:
+            return chain.pour(piece, fd, begin)
+
+        tables = chain.stored(begin, min(length, self.disk.size - begin))
+        for piece, done in in_order(pieces(tables, _JOB), work, self._threads):
+            stored += done
+            self._report(piece.end)
+        return stored
+
+    def _grains(
+        self, begin: int, length: int, pack: Callable[[memoryview], bytes] | None
+    ) -> Iterator[Grains]:
+        """The grains of an extent that may hold anything, read and judged, in order."""
+        if self.disk is None:
+            return
+
+        def work(first: int) -> Grains:
+            return self._read(begin, first, min(_PIECE // GRAIN, whole - first), pack)
+
+        whole = ceil_div(length, GRAIN)
+        for first, grains in in_order(self._pieces(begin, length), work, self._threads):
+            if grains.filled.any():
+                yield grains
+            self._report(begin + min(first * GRAIN + _PIECE, length))
+
+    def _pieces(self, begin: int, length: int) -> Iterator[int]:
+        """Numbers of the first grains of pieces that hold any bytes, ascending."""
+        assert self.disk is not None
+        reach = 0
+        tables = self.disk.chain.stored(begin, min(length, self.disk.size - begin))
+        for start, end in _filled(tables):
+            first = max(reach, (start - begin) // _PIECE)
+            reach = max(reach, ceil_div(end - begin, _PIECE))
+            yield from range(first * (_PIECE // GRAIN), reach * (_PIECE // GRAIN), _PIECE // GRAIN)
+
+    def _read(
+        self, begin: int, first: int, count: int, pack: Callable[[memoryview], bytes] | None
+    ) -> Grains:
+        """Read `count` grains, find those that are not zeros, and compress them if asked."""
+        assert self.disk is not None
+        data = np.zeros(count * GRAIN, np.uint8)
+        view = data.data
+        offset = begin + first * GRAIN
+        self.disk.chain.read_into(offset, view[: min(len(view), self.disk.size - offset)])
+        words = data.view(np.uint64).reshape(count, -1)
+        filled = np.asarray(words.any(axis=1))
+        chosen = np.flatnonzero(filled).tolist() if pack else []
+        packed = [pack(view[i * GRAIN : (i + 1) * GRAIN]) for i in chosen] if pack else []
+        return Grains(first, view, filled, packed)
+
+    def verify(self, path: str) -> None:
+        """Read the new disk back."""
+        assert self.disk is not None
+        verify_copy(self.disk, path, self._threads, "vmdk")
+
+    def _report(self, done: int) -> None:
+        if self._progress is not None and self.disk is not None:
+            self._progress(min(done, self.disk.size), self.disk.size)
+
+
+def _filled(tables: Iterator[RunTable]) -> Iterator[tuple[int, int]]:
+    """[begin, end) of every stretch that holds bytes."""
+
+    def two_states() -> Iterator[RunTable]:
+        for table in tables:
+            empty = table.states < State.DATA
+            yield table._replace(states=np.where(empty, np.uint8(State.HOLE), table.states))
+
+    return ranges_where(two_states(), State.HOLE, invert=True)
+
+
+def _write_file(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from diskkit.cli.program import COMMANDS, app
+from diskkit.cli.program import COMMANDS, build
 
 PAGE = Path(__file__).parents[2] / "docs" / "man" / "diskkit.1"
 
@@ -22,7 +22,7 @@ def documented() -> set[str]:
 
 def offered() -> set[str]:
     found = {"--version", "--help", "--install-completion", "--show-completion"}
-    for command in app.registered_commands:
+    for command in build(COMMANDS).registered_commands:
         assert command.callback is not None
         for parameter in inspect.signature(command.callback).parameters.values():
             for mark in getattr(parameter.annotation, "__metadata__", ()):

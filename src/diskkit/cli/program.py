@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from diskkit import __version__
 from diskkit.cli.failures import DONE, USAGE, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 COMMANDS = {
     "info": "inspect:info",
@@ -23,13 +27,6 @@ COMMANDS = {
 }
 """Verb: where it is. A new verb is a function and a line here."""
 
-app = typer.Typer(
-    name="diskkit",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -37,18 +34,27 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Open, map, compare, check and convert virtual disks."""
+    """Open, map, compare, check, create and convert virtual disks."""
 
 
-for _verb, _place in COMMANDS.items():
-    _module, _, _function = _place.partition(":")
-    app.command(_verb)(getattr(import_module(f"diskkit.cli.{_module}"), _function))
+def build(verbs: Iterable[str]) -> typer.Typer:
+    """The program with these verbs. One is built faster than all."""
+    app = typer.Typer(
+        name="diskkit",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
+    for verb in verbs:
+        module, _, function = COMMANDS[verb].partition(":")
+        app.command(verb)(getattr(import_module(f"diskkit.cli.{module}"), function))
+    return app
 
 
 # typer carries a click of its own, under a private name: the base of all its usage errors.
@@ -57,6 +63,8 @@ _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 def run(argv: list[str]) -> int:
     """Run one command line; returns the exit status."""
+    alone = argv and argv[0] in COMMANDS and "_DISKKIT_COMPLETE" not in os.environ
+    app = build(argv[:1] if alone else COMMANDS)
     try:
         status: Any = app(argv or ["--help"], standalone_mode=False, prog_name="diskkit")
     except _ClickError as error:

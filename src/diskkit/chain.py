@@ -18,6 +18,7 @@ from diskkit import formats
 from diskkit.errors import ChainError, ShortRead, StorageError, UsageError
 from diskkit.interfaces import MAX_DEPTH
 from diskkit.runs import State
+from diskkit.storage.kernelcopy import kernel_copy_pays
 from diskkit.storage.local import LocalPlace, open_file
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _WINDOW_COST = 16
 _KEPT_GRAINS = 64
 _KEPT_GRAIN_BYTES = 64 << 20
 _LONG = 1 << 20
-"""Rows at least this long are copied inside the kernel; shorter ones are gathered to this size."""
+"""Rows at least this long may be copied by the kernel; others are gathered to this size."""
 _ZERO, _ASK = -1, -2
 """In place of a file descriptor: reads as zeros; needs its map."""
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
@@ -394,7 +395,7 @@ class Chain:
         the bytes written. Safe from many threads.
         """
         written = 0
-        gather = _Gather(out)
+        gather, by_kernel = _Gather(out), kernel_copy_pays(out)
         rows = zip(
             table.starts.tolist(),
             table.lengths.tolist(),
@@ -405,7 +406,9 @@ class Chain:
         )
         for start, length, state, source, position in rows:
             if state == State.DATA:
-                done = self._pour_by_kernel(source, position, out, start - base, length)
+                done = 0
+                if by_kernel and length >= _LONG:
+                    done = self._pour_by_kernel(source, position, out, start - base, length)
                 self._pour_data(source, position + done, gather, start - base + done, length - done)
             elif state == State.PACKED:
                 self._pour_grain(source, position, gather, start, length, base)
@@ -418,11 +421,11 @@ class Chain:
         return written
 
     def _pour_by_kernel(self, source: int, position: int, out: int, start: int, length: int) -> int:
-        """Copy a long row inside the kernel; returns how much, 0 where it cannot."""
+        """Let the kernel copy a long row; returns how much it did, 0 where it cannot."""
         storage = self.sources[source][1].storage
         assert storage is not None
         fd, done = storage.descriptor, 0
-        if length < _LONG or fd is None or _kernel_copy is None:
+        if fd is None or _kernel_copy is None:
             return 0
         while done < length:
             try:

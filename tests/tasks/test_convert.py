@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 import subprocess
 import sys
@@ -161,18 +162,38 @@ def test_new_files_get_ordinary_permissions(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "out.raw").stat().st_mode) == 0o640
 
 
-def test_reads_and_writes_stand_in_where_the_kernel_cannot_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("after", [0, 1, 2, 99])
+def test_the_kernel_copies_where_that_pays_and_reads_and_writes_stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    made = sparse(tmp_path)
+    content = random.Random(1).randbytes(3 << 20)
+    (tmp_path / "a.raw").write_bytes(content + bytes(1 << 20) + content[: 1 << 16])
+    calls = []
 
-    def refuse(*_: object) -> int:
-        raise OSError(18, "Invalid cross-device link")
+    def copy(*arguments: int) -> int:
+        calls.append(arguments)
+        if len(calls) > after:
+            raise OSError(18, "Invalid cross-device link")
+        source, out, length, position, start = arguments
+        return os.copy_file_range(source, out, min(length, 1 << 20), position, start)
 
-    with diskkit.open_disk(made.path) as disk:
-        monkeypatch.setattr(sys.modules[type(disk.chain).__module__], "_kernel_copy", refuse)
-        diskkit.convert(disk, tmp_path / "out.raw")
-    assert (tmp_path / "out.raw").read_bytes() == made.content
+    with diskkit.open_disk(tmp_path / "a.raw") as disk:
+        module = sys.modules[type(disk.chain).__module__]
+        monkeypatch.setattr(module, "_kernel_copy", copy)
+        monkeypatch.setattr(module, "kernel_copy_pays", lambda _: True)
+        diskkit.convert(disk, tmp_path / "out.raw", verify=True)
+    assert calls
+
+
+def test_the_kernel_copies_where_blocks_can_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diskkit.storage import kernelcopy
+
+    for name, pays in (("btrfs", True), ("nfs4", True), ("ext4", False), ("", False)):
+        monkeypatch.setattr(kernelcopy, "_known", {})
+        monkeypatch.setattr(kernelcopy, "_filesystem", lambda _, name=name: name)
+        assert kernelcopy.kernel_copy_pays(0) is pays
+    monkeypatch.undo()
+    assert kernelcopy._filesystem(Path("/proc").stat().st_dev) == "proc"
 
 
 def test_a_source_cut_while_copying_is_an_error(tmp_path: Path) -> None:

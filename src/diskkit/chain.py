@@ -20,6 +20,7 @@ from diskkit.interfaces import MAX_DEPTH
 from diskkit.runs import State
 from diskkit.storage.kernelcopy import kernel_copy_pays
 from diskkit.storage.local import LocalPlace, open_file
+from diskkit.storage.writing import LONG, Gather
 
 if TYPE_CHECKING:
     from array import array
@@ -39,8 +40,6 @@ _KEPT_ROWS = 1 << 20
 _WINDOW_COST = 16
 _KEPT_GRAINS = 64
 _KEPT_GRAIN_BYTES = 64 << 20
-_LONG = 1 << 20
-"""Rows at least this long may be copied by the kernel; others are gathered to this size."""
 _ZERO, _ASK = -1, -2
 """In place of a file descriptor: reads as zeros; needs its map."""
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
@@ -395,7 +394,7 @@ class Chain:
         the bytes written. Safe from many threads.
         """
         written = 0
-        gather, by_kernel = _Gather(out), kernel_copy_pays(out)
+        gather, by_kernel = Gather(out), kernel_copy_pays(out)
         rows = zip(
             table.starts.tolist(),
             table.lengths.tolist(),
@@ -407,7 +406,7 @@ class Chain:
         for start, length, state, source, position in rows:
             if state == State.DATA:
                 done = 0
-                if by_kernel and length >= _LONG:
+                if by_kernel and length >= LONG:
                     done = self._pour_by_kernel(source, position, out, start - base, length)
                 self._pour_data(source, position + done, gather, start - base + done, length - done)
             elif state == State.PACKED:
@@ -440,7 +439,7 @@ class Chain:
         return done
 
     def _pour_data(
-        self, source: int, position: int, gather: _Gather, start: int, length: int
+        self, source: int, position: int, gather: Gather, start: int, length: int
     ) -> None:
         storage = self.sources[source][1].storage
         assert storage is not None
@@ -451,7 +450,7 @@ class Chain:
             position, start, length = position + n, start + n, length - n
 
     def _pour_grain(
-        self, source: int, position: int, gather: _Gather, start: int, length: int, base: int
+        self, source: int, position: int, gather: Gather, start: int, length: int, base: int
     ) -> None:
         extent = self.sources[source][1]
         while length:
@@ -476,32 +475,6 @@ class Chain:
             link.close()
 
 
-class _Gather:
-    """Collects what is written next to each other, so that it is written in few large pieces.
-
-    Large writes get large pages in the page cache, which costs a fraction of many small ones.
-    """
-
-    def __init__(self, out: int) -> None:
-        self._out = out
-        self._buffer = memoryview(bytearray(_LONG))
-        self._begin = self._used = 0
-
-    def room(self, start: int, length: int) -> memoryview:
-        """Where to put up to `length` bytes meant for `start`; the caller fills all of it."""
-        if self._used == len(self._buffer) or start != self._begin + self._used:
-            self.flush()
-            self._begin = start
-        part = self._buffer[self._used : self._used + length]
-        self._used += len(part)
-        return part
-
-    def flush(self) -> None:
-        """Write what was collected."""
-        write_all(self._out, self._buffer[: self._used], self._begin)
-        self._begin, self._used = self._begin + self._used, 0
-
-
 def _joined(parts: list[RunTable]) -> RunTable:
     import numpy as np
 
@@ -510,10 +483,3 @@ def _joined(parts: list[RunTable]) -> RunTable:
     columns = zip(*((p.starts, p.states, p.sources, p.positions) for p in parts), strict=True)
     starts, states, sources, positions = (np.concatenate(c) for c in columns)
     return merge(RunTable(starts, parts[-1].end, states, sources, positions))
-
-
-def write_all(fd: int, data: memoryview, offset: int) -> None:
-    """Write all of `data` at `offset`; a short write is continued, an error raised as it is."""
-    while data:
-        done = os.pwrite(fd, data, offset)
-        data, offset = data[done:], offset + done

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from diskkit.errors import OutOfRange, UsageError
 from diskkit.interfaces import Closing
-from diskkit.runs import Range, Run, State
+from diskkit.runs import Range, Run, State, joined
 from diskkit.units import align_down, align_up
 
 if TYPE_CHECKING:
@@ -125,16 +125,12 @@ class Disk(Closing):
     def _allocated(self, offset: int, length: int, chunk: int) -> Iterator[Range]:
         from diskkit.mapping import ranges_where
 
-        begin = reach = -1
-        for start, stop in ranges_where(self.tables(offset, length), State.HOLE, invert=True):
-            start, stop = align_down(start, chunk), min(align_up(stop, chunk), self.size)
-            if start > reach:
-                if begin >= 0:
-                    yield Range(begin, reach - begin)
-                begin = start
-            reach = max(reach, stop)
-        if begin >= 0:
-            yield Range(begin, reach - begin)
+        chunks = (
+            (align_down(begin, chunk), min(align_up(end, chunk), self.size))
+            for begin, end in ranges_where(self.tables(offset, length), State.HOLE, invert=True)
+        )
+        for begin, end in joined(chunks):
+            yield Range(begin, end - begin)
 
     def as_file(self) -> io.BufferedReader:
         """The disk as a seekable, read-only binary file. Closing it leaves the disk open."""

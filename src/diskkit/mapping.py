@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from diskkit.runs import State
+from diskkit.runs import State, joined
 from diskkit.table import DATA, RunTable, merge, present
 
 if TYPE_CHECKING:
@@ -96,14 +96,8 @@ def ranges_where(
     tables: Iterable[RunTable], state: State, *, invert: bool = False
 ) -> Iterator[tuple[int, int]]:
     """[begin, end) of every stretch in `state` (or, with `invert`, in any other)."""
-    held: tuple[int, int] | None = None
-    for table in tables:
-        for begin, end in intervals(table, (table.states == state) != invert).tolist():
-            if held is not None and held[1] == begin:
-                held = held[0], end
-                continue
-            if held is not None:
-                yield held
-            held = begin, end
-    if held is not None:
-        yield held
+    return joined(
+        (begin, end)
+        for table in tables
+        for begin, end in intervals(table, (table.states == state) != invert).tolist()
+    )

@@ -8,7 +8,10 @@ range asked for, neighbours that say the same merged, and no guest data read to 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 class State(IntEnum):
@@ -43,6 +46,20 @@ class Run(NamedTuple):
     """The file that holds the bytes as they are; None for zeros, holes and compressed data."""
     file_offset: int | None
     """Where in `path` the run begins; None exactly when `path` is."""
+
+
+def joined(intervals: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Ascending [begin, end) intervals with those that touch or overlap made one."""
+    held: tuple[int, int] | None = None
+    for begin, end in intervals:
+        if held is not None and begin <= held[1]:
+            held = held[0], max(held[1], end)
+            continue
+        if held is not None:
+            yield held
+        held = begin, end
+    if held is not None:
+        yield held
 
 
 class Range(NamedTuple):

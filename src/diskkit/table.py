@@ -38,7 +38,7 @@ class RunTable(NamedTuple):
     sources: Int64
     """Number of the map that decides the row."""
     positions: Int64
-    """Bytes into that map's file; meaningful for DATA and PACKED rows only, else 0."""
+    """Bytes into that map's file; meaningful for DATA and PACKED rows only."""
 
     @property
     def offset(self) -> int:

@@ -80,6 +80,17 @@ def test_two_entries_for_one_grain(tmp_path: Path) -> None:
     assert problem.where == str(disk)
 
 
+@pytest.mark.parametrize("shift", [-127, -1, 1, 64, 127])
+def test_grains_that_overlap_in_part(tmp_path: Path, shift: int) -> None:
+    disk = mono(tmp_path)
+    place = u32(disk, table_entry(disk, 2)) + shift
+    for directory in ("gdOffset", "rgdOffset"):
+        poke(disk, table_entry(disk, 5, directory), "<I", place)
+    codes = {p.code for p in report(disk).problems}
+    # Before the first grain an entry cannot be right at all.
+    assert codes & {"grain-table.duplicate", "grain-table.entry"}
+
+
 def test_two_entries_for_one_grain_of_a_redo_log(tmp_path: Path) -> None:
     disk = cowd_chain(tmp_path)
     extent = tmp_path / "child-delta.vmdk"

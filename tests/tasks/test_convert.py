@@ -6,7 +6,7 @@ import random
 import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +14,6 @@ import diskkit
 from diskkit.errors import FormatError, StorageError, UsageError
 from makers import poke
 from tasks.images import CAPACITY, child, packed, sparse
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def convert(
@@ -190,10 +187,11 @@ def test_the_kernel_copies_where_blocks_can_be_shared(monkeypatch: pytest.Monkey
 
     for name, pays in (("btrfs", True), ("nfs4", True), ("ext4", False), ("", False)):
         monkeypatch.setattr(kernelcopy, "_known", {})
-        monkeypatch.setattr(kernelcopy, "_filesystem", lambda _, name=name: name)
+        monkeypatch.setattr(kernelcopy, "filesystem", lambda _, name=name: name)
         assert kernelcopy.kernel_copy_pays(0) is pays
     monkeypatch.undo()
-    assert kernelcopy._filesystem(Path("/proc").stat().st_dev) == "proc"
+    with Path("/proc/self/status").open() as in_proc:
+        assert kernelcopy.filesystem(in_proc.fileno()) == "proc"
 
 
 def test_a_source_cut_while_copying_is_an_error(tmp_path: Path) -> None:

@@ -21,19 +21,24 @@ def kernel_copy_pays(fd: int) -> bool:
     """Whether the file `fd` is written to lies on a filesystem of `SHARING`."""
     device = os.fstat(fd).st_dev
     if device not in _known:
-        _known[device] = _filesystem(device) in SHARING
+        _known[device] = filesystem(fd) in SHARING
     return _known[device]
 
 
-def _filesystem(device: int) -> str:
-    """The type of the filesystem with this device number; "" where nobody can tell."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+def filesystem(fd: int) -> str:
+    """The type of the filesystem that the file `fd` lies on; "" where nobody can tell.
+
+    By the longest mount point above its path: device numbers do not tell on btrfs.
+    """
+    best, kind = "", ""
     try:
+        path = os.readlink(f"/proc/self/fd/{fd}")
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as table:
             for line in table:
                 fields, _, after = line.partition(" - ")
-                if fields.split()[2:3] == [wanted]:
-                    return after.split()[0]
+                point = fields.split()[4].rstrip("/")
+                if (path + "/").startswith(point + "/") and len(point) >= len(best):
+                    best, kind = point, after.split()[0]
     except FileNotFoundError:
-        pass
-    return ""
+        return ""
+    return kind

@@ -9,10 +9,11 @@ which it was; neither is ever taken for the other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from heapq import merge
 from typing import TYPE_CHECKING
 
 from diskkit.mapping import ranges_where
-from diskkit.runs import Range, State
+from diskkit.runs import Range, State, joined
 from diskkit.tasks.compare import differences
 
 if TYPE_CHECKING:
@@ -61,21 +62,5 @@ def _written_above(old: Disk, new: Disk, links_old: int, links_new: int) -> Iter
         for disk, count in ((old, links_old), (new, links_new))
         if count
     ]
-    for begin, end in _union(streams):
+    for begin, end in joined(merge(*streams)):
         yield Range(begin, end - begin)
-
-
-def _union(streams: list[Iterator[tuple[int, int]]]) -> Iterator[tuple[int, int]]:
-    """Ascending, disjoint intervals that cover what any of the streams covers."""
-    from heapq import merge
-
-    held: tuple[int, int] | None = None
-    for begin, end in merge(*streams):
-        if held is not None and begin <= held[1]:
-            held = held[0], max(held[1], end)
-            continue
-        if held is not None:
-            yield held
-        held = begin, end
-    if held is not None:
-        yield held

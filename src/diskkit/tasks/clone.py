@@ -29,6 +29,7 @@ from diskkit.formats.vmdk.writers import (
 from diskkit.mapping import ranges_where
 from diskkit.runs import State
 from diskkit.storage.newfile import new_file, new_files, write_errors
+from diskkit.storage.writing import append_all
 from diskkit.tasks.copy import Copied, verify_copy
 from diskkit.tasks.work import in_order, pieces
 from diskkit.units import SECTOR, align_up, ceil_div
@@ -117,7 +118,7 @@ def clone(
         with write_errors("standard output"):
             out = os.dup(sys.stdout.fileno())
             try:
-                written = job.stream(lambda data: _write_file(out, data), "stream.vmdk", level)
+                written = job.stream(lambda data: append_all(out, data), "stream.vmdk", level)
             finally:
                 os.close(out)
     else:
@@ -165,7 +166,7 @@ def _to_files(job: _Job, name: str, level: int, *, force: bool, verify: bool, sy
     if not kind.suffix:
         with new_file(name, force=force, sync=sync) as (fd, temporary):
             if job.kind == "streamOptimized":
-                written = job.stream(lambda data: _write_file(fd, data), base, level)
+                written = job.stream(lambda data: append_all(fd, data), base, level)
             else:
                 line = extent_line(job.spec.capacity, kind.extent, base)
                 written = job.sparse(fd, name, 0, job.spec.capacity, compose(job.spec, [line]))
@@ -185,7 +186,7 @@ def _to_files(job: _Job, name: str, level: int, *, force: bool, verify: bool, sy
                 written += job.sparse(fd, path, part.begin, length, b"")
             else:
                 written += job.flat(fd, part.begin, length, preallocated=kind.preallocated)
-        _write_file(made[-1][0], compose(job.spec, lines))
+        append_all(made[-1][0], compose(job.spec, lines))
     if verify:
         try:
             job.verify(name)
@@ -314,9 +315,3 @@ def _filled(tables: Iterator[RunTable]) -> Iterator[tuple[int, int]]:
             yield table._replace(states=np.where(empty, np.uint8(State.HOLE), table.states))
 
     return ranges_where(two_states(), State.HOLE, invert=True)
-
-
-def _write_file(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

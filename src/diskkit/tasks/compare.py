@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diskkit.runs import Range, State
+from diskkit.runs import Range, State, joined
 from diskkit.table import DATA, RunTable
 from diskkit.tasks.work import in_order, split_long
 
@@ -76,22 +76,16 @@ def differences(
     Where one disk is longer, all of its rest differs.
     """
     both = min(a.size, b.size)
-    held: tuple[int, int] | None = None
-    for _, found in _compared(a, b, both, unit, threads, progress):
-        for begin, end in found.ranges:
-            if held is not None and begin <= held[1]:
-                held = held[0], end
-                continue
-            if held is not None:
-                yield Range(held[0], held[1] - held[0])
-            held = begin, end
     longest = max(a.size, b.size)
-    if held is not None and (held[1] < both or longest == both):
-        yield Range(held[0], held[1] - held[0])
-        held = None
-    if longest > both:
-        begin = held[0] if held is not None else both
-        yield Range(begin, longest - begin)
+
+    def stretches() -> Iterator[tuple[int, int]]:
+        for _, found in _compared(a, b, both, unit, threads, progress):
+            yield from found.ranges
+        if longest > both:
+            yield both, longest
+
+    for begin, end in joined(stretches()):
+        yield Range(begin, end - begin)
 
 
 @dataclass(slots=True)

@@ -18,11 +18,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diskkit.chain import write_all
 from diskkit.errors import StorageError, UsageError
 from diskkit.open import open_disk
 from diskkit.runs import State
 from diskkit.storage.newfile import is_device, new_file, write_errors
+from diskkit.storage.writing import append_all, write_all
 from diskkit.tasks.compare import compare
 from diskkit.tasks.work import in_order, pieces
 
@@ -194,8 +194,7 @@ def copy_to_pipe(disk: Disk, fd: int, threads: int | None, progress: Progress | 
         n = min(PIPE_PIECE, disk.size - begin)
         rest = zeros[:n] if data is None else data
         written += 0 if data is None else n
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        append_all(fd, rest)
         if progress:
             progress(begin + n, disk.size)
     return written

@@ -9,12 +9,12 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from diskkit.chain import write_all
 from diskkit.errors import StorageError, UsageError
 from diskkit.formats.vmdk.sequence import StreamSequence
 from diskkit.open import open_disk
 from diskkit.runs import State
 from diskkit.storage.newfile import is_device, new_file, write_errors
+from diskkit.storage.writing import append_all, write_all
 from diskkit.tasks.copy import PIPE_PIECE, Copied
 from diskkit.tasks.work import in_order
 
@@ -66,7 +66,7 @@ class _FileOut:
         self._fd = fd
 
     def write(self, offset: int, data: bytes) -> None:
-        write_all(self._fd, memoryview(data), offset)
+        write_all(self._fd, data, offset)
 
     def finish(self, size: int) -> None:
         """Nothing to do: the file has its size."""
@@ -81,7 +81,7 @@ class _PipeOut:
 
     def write(self, offset: int, data: bytes) -> None:
         self.finish(offset)
-        self._put(memoryview(data))
+        self._put(data)
 
     def finish(self, size: int) -> None:
         """Zeros up to `size`."""
@@ -89,10 +89,9 @@ class _PipeOut:
         while self._at < size:
             self._put(zeros[: size - self._at])
 
-    def _put(self, data: memoryview) -> None:
+    def _put(self, data: bytes | memoryview) -> None:
         self._at += len(data)
-        while data:
-            data = data[os.write(self._fd, data) :]
+        append_all(self._fd, data)
 
 
 def _pour_stream(

@@ -18,7 +18,7 @@ from diskkit.formats.vmdk.stream import check_marker
 from diskkit.formats.vmdk.tablemap import TableMap
 from diskkit.problem import Problem, from_error
 from diskkit.runs import State
-from diskkit.units import format_size
+from diskkit.units import SECTOR, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,7 +53,9 @@ class _Tables:
         self.tables: GrainTables = of.tables
         self.scheme = of.tables.scheme
         self.path = of.storage.name
-        self.seen = _Seen(of.storage.size, self.scheme.grain)
+        packed = isinstance(of, SparseMap) and of.header.compressed
+        # Compressed grains may lie closer than a grain, but never two in one sector.
+        self.seen = _Seen(of.storage.size, SECTOR if packed else self.scheme.grain)
         self.step = step
         self.counts: dict[str, int] = {}
         self.used = self.unaligned = self.table_bytes = 0
@@ -110,7 +112,7 @@ class _Tables:
         ):
             text = (
                 f"grain table: entry {offset // self.scheme.grain} points at byte {position}, "
-                "which another entry points at too"
+                "where another entry's grain lies"
             )
             yield from self.listed(Problem("grain-table.duplicate", "error", self.path, text))
 
@@ -173,24 +175,35 @@ class _Tables:
 
 
 class _Seen:
-    """Remembers where grains lie: a bit per grain's worth of file, whatever the file claims."""
+    """Remembers where grains lie: a bit per grain's worth of file and per way of being unaligned."""
 
     def __init__(self, size: int, grain: int) -> None:
         self._grain = grain
         self._bits: dict[int, NDArray[np.uint8]] = {}
-        self._cells = size // grain + 2
+        self._cells = size // grain + 3
 
     def add(self, positions: Int64) -> NDArray[np.bool_]:
-        """Which of `positions` were there before, or stand earlier in the same array."""
+        """Which of `positions` overlap one there before, or one earlier in the same array."""
         again = np.zeros(len(positions), bool)
         phases = positions % self._grain
         for phase in np.unique(phases).tolist():
             chosen = np.flatnonzero(phases == phase)
-            cells = positions[chosen] // self._grain
+            cells = positions[chosen] // self._grain + 1
             first = np.zeros(len(cells), bool)
             first[np.unique(cells, return_index=True)[1]] = True
+            hit = ~first | self._has(phase, cells)
+            for other in self._bits:
+                if other != phase:
+                    hit |= self._has(other, cells)
+                    hit |= self._has(other, cells + (1 if other < phase else -1))
+            again[chosen] = hit
             bits = self._bits.setdefault(phase, np.zeros(self._cells // 8 + 1, np.uint8))
-            mask = np.left_shift(1, cells & 7).astype(np.uint8)
-            again[chosen] = ~first | ((bits[cells >> 3] & mask) != 0)
-            np.bitwise_or.at(bits, cells >> 3, mask)
+            np.bitwise_or.at(bits, cells >> 3, np.left_shift(1, cells & 7).astype(np.uint8))
         return again
+
+    def _has(self, phase: int, cells: Int64) -> NDArray[np.bool_]:
+        bits = self._bits.get(phase)
+        if bits is None:
+            return np.zeros(len(cells), bool)
+        found: NDArray[np.bool_] = (bits[cells >> 3] >> (cells & 7)) & 1 != 0
+        return found

@@ -16,6 +16,7 @@ import numpy as np
 
 from diskkit.errors import StorageError
 from diskkit.formats.vmdk import layout
+from diskkit.storage.writing import write_all
 from diskkit.units import SECTOR, align_up, ceil_div
 
 if TYPE_CHECKING:
@@ -105,10 +106,10 @@ class SparseWriter:
             directory=self._directory,
             overhead=overhead,
         )
-        self._put(header + descriptor, 0)
+        write_all(self._fd, header + descriptor, 0)
         steps = np.arange(tables, dtype=np.int64) * _TABLE
         for at, first in zip((self._redundant, self._directory), self._first_table, strict=True):
-            self._put(((first + steps) // SECTOR).astype("<u4").tobytes(), at)
+            write_all(self._fd, ((first + steps) // SECTOR).astype("<u4").tobytes(), at)
 
     def write(self, grains: Grains) -> int:
         """Store the filled grains; returns the bytes written."""
@@ -119,7 +120,7 @@ class SparseWriter:
         for run in np.split(chosen, edges):
             begin, end = int(run[0]) * GRAIN, (int(run[-1]) + 1) * GRAIN
             self._enter(grains.first + run)
-            self._put(grains.data[begin:end], self._next)
+            write_all(self._fd, grains.data[begin:end], self._next)
             self._next += end - begin
         return len(chosen) * GRAIN
 
@@ -142,14 +143,8 @@ class SparseWriter:
         if self._table < 0:
             return
         for first in self._first_table:
-            self._put(self._entries.tobytes(), first + self._table * _TABLE)
+            write_all(self._fd, self._entries.tobytes(), first + self._table * _TABLE)
         self._entries[:] = 0
-
-    def _put(self, data: bytes | memoryview, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            done = os.pwrite(self._fd, view, offset)
-            view, offset = view[done:], offset + done
 
 
 class StreamWriter:

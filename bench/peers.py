@@ -304,6 +304,47 @@ def stream_raw(images: Images, runs: int) -> list[Result]:
     return _to_raw("stream-raw", "convert streamOptimized to raw", images.streamed(), images, runs)
 
 
+def _from_raw(
+    row: str, what: str, image: Path, subformat: str, options: list[str], images: Images, runs: int
+) -> list[Result]:
+    raw, out = images.folder / "source.raw", images.folder / "out.vmdk"
+    command([*DISKKIT, "convert", "-q", "--force", image, raw])
+    ours: list[str | Path] = [*DISKKIT, "convert", "-q", "--type", subformat, *options, raw]
+    qemu: list[str | Path] = ["qemu-img", "convert", "-W", "-m", "16", "-O", "vmdk", "-o"]
+    qemu += [f"subformat={subformat}", raw]
+    sizes = []
+    for words in (ours, qemu):
+        command([*words, out])
+        command(["qemu-img", "compare", "-f", "vmdk", "-F", "raw", out, raw])
+        sizes.append(out.stat().st_size)
+        out.unlink()
+    result = Result(row, f"{what}, {sizes[0] / sizes[1]:.2f} times the size", "qemu-img -W -m 16")
+    alternate(result, runs, partial(converting, ours, out), partial(converting, qemu, out))
+    raw.unlink()
+    return [result]
+
+
+def raw_sparse(images: Images, runs: int) -> list[Result]:
+    what = "convert raw to monolithicSparse"
+    return _from_raw("raw-sparse", what, images.sparse(), "monolithicSparse", [], images, runs)
+
+
+def raw_stream(images: Images, runs: int) -> list[Result]:
+    what, image = "convert raw to streamOptimized", images.streamed()
+    return [
+        *_from_raw("raw-stream", what, image, "streamOptimized", [], images, runs),
+        *_from_raw(
+            "raw-stream",
+            f"{what}, --level best",
+            image,
+            "streamOptimized",
+            ["--level", "best"],
+            images,
+            runs,
+        ),
+    ]
+
+
 def map_json(images: Images, runs: int) -> list[Result]:
     gib = 16 if images.quick else 256
     image = images.every_other(gib)
@@ -453,6 +494,8 @@ def _holds(folder: Path, image: Path) -> bool:
 ROWS = {
     "sparse-raw": sparse_raw,
     "stream-raw": stream_raw,
+    "raw-sparse": raw_sparse,
+    "raw-stream": raw_stream,
     "map": map_json,
     "random-reads": random_reads,
     "compare": compare,

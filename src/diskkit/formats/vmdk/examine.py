@@ -175,7 +175,7 @@ class _Tables:
 
 
 class _Seen:
-    """Remembers where grains lie: a bit per grain's worth of file and per way of being unaligned."""
+    """Remembers where grains lie: a bit per grain of file, for each way of being unaligned."""
 
     def __init__(self, size: int, grain: int) -> None:
         self._grain = grain

@@ -293,16 +293,11 @@ class Chain:
 
     def _load_window(self, offset: int) -> _Window:
         """Merge the map of one window and keep it, forgetting the oldest ones if need be."""
-        from diskkit.table import PACKED, RunTable
-
         self.check_open()
         number = offset >> self._shift
         begin = number << self._shift
         parts = list(self.tables(begin, min(1 << self._shift, self.size - begin)))
         window = self._window(parts[0] if len(parts) == 1 else _joined(parts))
-        assert isinstance(window.table, RunTable)
-        if not ((window.table.states == PACKED) | (window.table.states == State.BAD)).any():
-            window = window._replace(table=window.table.rows(0, 1))
         with self._lock:
             if number not in self._windows:
                 self._kept += len(window.starts) + _WINDOW_COST
@@ -327,7 +322,8 @@ class Chain:
         starts, ends, held, added = (
             array("q", column.tobytes()) for column in (table.starts, table.ends, files, shifts)
         )
-        return _Window(starts, ends, held, added, table)
+        # Only rows that are not simply in a file are looked up in the table.
+        return _Window(starts, ends, held, added, table if _ASK in files else table.rows(0, 1))
 
     def _ask(self, table: RunTable, row: int, offset: int, part: memoryview) -> int:
         """Fill the front of `part` from a row that is not simply in a file."""

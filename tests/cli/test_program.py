@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -276,6 +279,29 @@ def test_a_reader_that_leaves_ends_the_program_quietly(tmp_path: Path) -> None:
             assert process.wait() == 1
         assert "Traceback" not in error
         assert error.count("\n") <= 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_being_told_to_end_leaves_nothing_half_made(tmp_path: Path, number: int) -> None:
+    (tmp_path / "in").mkdir()
+    made = packed(tmp_path / "in", "A")
+    with subprocess.Popen(
+        [sys.executable, "-m", "diskkit", "convert", "-", str(tmp_path / "out.raw")],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(made.path.read_bytes()[:80000])
+        process.stdin.flush()
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".out.raw.*")):
+            assert time.monotonic() < deadline
+            os.sched_yield()
+        process.send_signal(number)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == b"diskkit: interrupted\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
 def test_a_raw_image_needs_a_name_or_a_word_that_says_so(tmp_path: Path, capfd: Out) -> None:

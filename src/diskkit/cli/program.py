@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -61,8 +62,14 @@ def build(verbs: Iterable[str]) -> typer.Typer:
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
+def _interrupt(*_: object) -> NoReturn:
+    """Being told to end is being interrupted: what is half made is removed."""
+    raise KeyboardInterrupt
+
+
 def run(argv: list[str]) -> int:
     """Run one command line; returns the exit status."""
+    signal.signal(signal.SIGTERM, _interrupt)
     alone = argv and argv[0] in COMMANDS and "_DISKKIT_COMPLETE" not in os.environ
     app = build(argv[:1] if alone else COMMANDS)
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 
 from diskkit import __version__
-from diskkit.cli.failures import DONE, USAGE, say
+from diskkit.cli.failures import DONE, INTERRUPTED, USAGE, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,6 +79,8 @@ def run(argv: list[str]) -> int:
         return USAGE
     except typer.Abort:
         raise KeyboardInterrupt from None
+    if status == INTERRUPTED:  # as some versions of typer say it
+        raise KeyboardInterrupt
     if not argv:
         return USAGE
     return status if isinstance(status, int) else DONE

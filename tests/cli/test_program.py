@@ -135,6 +135,10 @@ def test_map_is_drawn_and_lists_its_links(tmp_path: Path, capfd: Out) -> None:
     status, out, _ = run(capfd, "map", top.path)
     assert status == 0
     assert "data in link 0  child.vmdk" in out
+    grid = "".join(line[13:] for line in out.split("\n\n")[0].splitlines())
+    # Without colours a digit tells the link: grains 1 and 20 are the child's, grain 7 is zero.
+    cells = [grid[int((grain + 0.1) * 65536 / (CAPACITY * 512) * len(grid))] for grain in range(41)]
+    assert "".join(cells) == "101....z.1..........0.........1.........1".replace(".", "·")
     assert "data in link 1  base.vmdk" in out
     assert "\x1b" not in out
 

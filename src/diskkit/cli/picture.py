@@ -33,40 +33,45 @@ _PAGE_COLOURS = ("#2f9e6e", "#d9932b", "#3f7fd1", "#a35bc4", "#2aa7b8", "#cc4f4f
 
 
 def draw(disk: Disk) -> None:
-    """A grid in which one cell is an equal part of the disk: shade how full, colour which link."""
+    """A grid in which one cell is an equal part of the disk.
+
+    Shade says how full it is, colour which link holds it; without colours, a digit says which link.
+    """
     console = Console(highlight=False)
     columns = max(16, min(_TERMINAL_MOST_COLUMNS, console.width - 14))
     census = take_census(disk, columns * _TERMINAL_ROWS)
     shares, owners = census.share, census.owner
+    plain = console.color_system is None
     for begin in range(0, len(shares), columns):
         line = Text(f"{format_size(int(census.edges[begin])):>11}  ", "dim")
         for cell in range(begin, min(begin + columns, len(shares))):
-            line.append(*_cell(float(shares[cell]), int(owners[cell]), bool(census.zero[cell])))
+            glyph, style = _cell(float(shares[cell]), int(owners[cell]), bool(census.zero[cell]))
+            line.append(str(owners[cell] % 10) if plain and owners[cell] >= 0 else glyph, style)
         console.print(line, soft_wrap=True)
     console.print()
-    for line in _legend(disk, census):
+    for line in _legend(disk, census, plain=plain):
         console.print(line, soft_wrap=True)
 
 
 def _cell(share: float, owner: int, zero: bool) -> tuple[str, str]:
     if owner < 0:
-        return ("0", "dim") if zero else (_SHADES[0], "dim")
+        return ("z", "dim") if zero else (_SHADES[0], "dim")
     shade = _SHADES[min(4, 1 + int(share * 3.999))]
     return shade, _TERMINAL_COLOURS[owner % len(_TERMINAL_COLOURS)]
 
 
-def _legend(disk: Disk, census: Census) -> list[Text]:
+def _legend(disk: Disk, census: Census, *, plain: bool) -> list[Text]:
     cell = format_size(int(census.sizes.max()))
     lines = []
     for number, link in enumerate(disk.chain.links):
         colour = _TERMINAL_COLOURS[number % len(_TERMINAL_COLOURS)]
-        line = Text("  █ ", colour)
+        line = Text(f"  {number % 10 if plain else '█'} ", colour)
         size = format_size(int(census.data[number].sum()))
         line.append(f"{size:>10}  data in link {number}  ", "default")
         line.append(printable(Path(link.path).name), "bold default")
         lines.append(line)
     zero, data = int(census.zero.sum()), int(census.data.sum())
-    lines.append(Text(f"  0 {format_size(zero):>10}  known to be zero"))
+    lines.append(Text(f"  z {format_size(zero):>10}  known to be zero"))
     lines.append(Text(f"  · {format_size(disk.size - zero - data):>10}  not allocated"))
     lines.append(Text(f"\n{format_size(disk.size)} in {census.runs} runs; a cell is {cell}", "dim"))
     return lines

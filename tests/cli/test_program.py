@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -259,11 +258,9 @@ def test_convert_from_standard_input(
 ) -> None:
     made = packed(tmp_path, "A")
 
-    class Stdin:
-        buffer = io.BytesIO(made.path.read_bytes())
-
-    monkeypatch.setattr(sys, "stdin", Stdin)
-    assert run(capfd, "convert", "-", tmp_path / "out.raw", "--verify")[0] == 0
+    with made.path.open("rb") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert run(capfd, "convert", "-", tmp_path / "out.raw", "--verify")[0] == 0
     assert (tmp_path / "out.raw").read_bytes() == made.content
 
 

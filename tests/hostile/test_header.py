@@ -98,6 +98,31 @@ def test_part_opened_in_place_of_its_descriptor(tmp_path: Path) -> None:
     says(refusal(part), part, "holds no descriptor", "open the descriptor file beside it")
 
 
+@pytest.mark.parametrize(
+    ("name", "sibling"),
+    [
+        ("web-flat.vmdk", "web.vmdk"),
+        ("web-000001-delta.vmdk", "web-000001.vmdk"),
+        ("web-000001-sesparse.vmdk", "web-000001.vmdk"),
+        ("web-s001.vmdk", "web.vmdk"),
+        ("web-f1000.vmdk", "web.vmdk"),
+    ],
+)
+def test_an_extent_opened_for_its_descriptor_names_it(
+    tmp_path: Path, name: str, sibling: str
+) -> None:
+    extent = tmp_path / name
+    for data in (b"guest bytes" * 1000, b"COWD" + bytes(4092)):
+        extent.write_bytes(data)
+        says(refusal(extent), extent, f"open the descriptor file beside it, {sibling}")
+
+
+@pytest.mark.parametrize("name", ["web-server.vmdk", "-flat.vmdk", "web-s1.vmdk", "web-flat"])
+def test_other_names_are_not_taken_for_extents(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"guest bytes" * 1000)
+    says(refusal(tmp_path / name), "is not a VMDK: it begins with")
+
+
 # --- rows 2 to 10: fields ------------------------------------------------------------------------
 
 

@@ -75,10 +75,10 @@ def convert(
             if src == "-" and kind != "raw":
                 raise UsageError("a stream from a pipe can be copied to raw only, so far")
             if src == "-":
-                from diskkit.tasks.receive import convert_stream
+                from diskkit.tasks.receive import Pipe, convert_stream
 
                 done = convert_stream(
-                    sys.stdin.buffer,
+                    Pipe(sys.stdin.fileno()),
                     dst,
                     policy=common.policy,
                     force=force,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -22,6 +23,24 @@ if TYPE_CHECKING:
     from diskkit.formats.vmdk.sequence import Source
     from diskkit.interfaces import OpenPolicy
     from diskkit.tasks.work import Progress
+
+
+class Pipe:
+    """Bytes that arrive at a file descriptor.
+
+    A signal that comes just before a read begins does not wake it: so no wait is longer than a
+    second, and an interruption is seen even when nothing arrives any more.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """`fd` stays the caller's."""
+        self._fd = fd
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; empty at the end."""
+        while not select.select([self._fd], [], [], 1.0)[0]:
+            pass
+        return os.read(self._fd, size)
 
 
 def convert_stream(

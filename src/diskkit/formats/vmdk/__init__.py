@@ -92,22 +92,12 @@ def _find_descriptor(
     head = storage.read(0, min(SECTOR, storage.size))
     magic = head[:4]
     if magic in _PARTS:
-        raise FormatError(
-            f"is {_PARTS[magic]}",
-            path=storage.name,
-            structure="file",
-            advice="open the descriptor file beside it, of the same name without the suffix",
-        )
+        raise _part_error(storage.name, f"is {_PARTS[magic]}")
     if magic == layout.MAGIC_SPARSE or magic.lower() == b"vmdk" or magic[::-1].lower() == b"vmdk":
         header = sparse.read_header(storage, policy)
         text = sparse.read_descriptor(storage, header)
         if not text:
-            raise FormatError(
-                "is one part of a disk: it holds no descriptor",
-                path=storage.name,
-                structure="file",
-                advice="open the descriptor file beside it, of the same name without the suffix",
-            )
+            raise _part_error(storage.name, "is one part of a disk: it holds no descriptor")
         return text, header.descriptor_offset, header
     if storage.size > descriptor.MAX_BYTES:
         raise not_a_vmdk(storage.name, head)
@@ -122,12 +112,27 @@ def _find_descriptor(
 def not_a_vmdk(path: str, head: bytes) -> FormatError:
     """The error for a file that no format claims."""
     shown = head[:8]
-    return FormatError(
-        f"is not a VMDK: it begins with {shown!r}" if shown else "is not a VMDK: it is empty",
-        path=path,
-        structure="file",
-        advice="if it is a raw image, say so: --format raw",
-    )
+    problem = f"is not a VMDK: it begins with {shown!r}" if shown else "is not a VMDK: it is empty"
+    if _descriptor_of(path):
+        return _part_error(path, problem)
+    advice = "if it is a raw image, say so: --format raw"
+    return FormatError(problem, path=path, structure="file", advice=advice)
+
+
+def _part_error(path: str, problem: str) -> FormatError:
+    """The error for an extent that was opened in place of its descriptor."""
+    beside = _descriptor_of(path) or "of the same name without the suffix"
+    advice = f"open the descriptor file beside it, {beside}"
+    return FormatError(problem, path=path, structure="file", advice=advice)
+
+
+def _descriptor_of(path: str) -> str:
+    """The name of the descriptor of an extent's file, as VMware's tools name them; "" if none."""
+    name = path.rpartition("/")[2]
+    stem, dash, suffix = name.removesuffix(".vmdk").rpartition("-")
+    numbered = suffix[:1] in ("s", "f") and len(suffix) >= 4 and suffix[1:].isdecimal()
+    known = numbered or suffix in ("flat", "delta", "sesparse", "rdm", "rdmp")
+    return f"{stem}.vmdk" if dash and stem and known and name.endswith(".vmdk") else ""
 
 
 def _check_consistency(link: Link, found: Descriptor, header: SparseHeader | None) -> None:

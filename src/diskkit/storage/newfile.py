@@ -41,11 +41,14 @@ def new_files(names: list[str], *, force: bool, sync: bool) -> Iterator[list[tup
     none keeps it. `force` replaces, which for several files cannot be undone.
     """
     made: list[_Part] = []
+    passing: list[str] = []
     published: list[str] = []
     try:
         with write_errors(names[-1]):
             for name in names:
-                made.append(_make(name, force))  # noqa: PERF401 - all made so far must be known
+                # Noted before it is made: an interruption can come between the two.
+                passing.append(_passing_name(name))
+                made.append(_Part(_make(passing[-1], name, force), passing[-1], name))
             yield [(part.fd, part.temporary) for part in made]
             for part in made:
                 if sync:
@@ -56,9 +59,9 @@ def new_files(names: list[str], *, force: bool, sync: bool) -> Iterator[list[tup
             if sync:
                 _sync_folder(os.path.dirname(names[-1]) or ".")
     except BaseException:
-        for part in made:
-            if os.path.lexists(part.temporary):
-                os.unlink(part.temporary)
+        for temporary in passing:
+            if os.path.lexists(temporary):
+                os.unlink(temporary)
         for name in published if not force else []:
             os.unlink(name)
         raise
@@ -67,16 +70,18 @@ def new_files(names: list[str], *, force: bool, sync: bool) -> Iterator[list[tup
             os.close(part.fd)
 
 
-def _make(name: str, force: bool) -> _Part:
+def _passing_name(name: str) -> str:
+    folder, base = os.path.split(name)
+    return os.path.join(folder, f".{base[:200]}.{os.urandom(4).hex()}.part")
+
+
+def _make(temporary: str, name: str, force: bool) -> int:
     if not force and os.path.lexists(name):
         raise UsageError(f"{name}: exists already (--force replaces it)")
-    folder, base = os.path.split(name)
-    temporary = os.path.join(folder, f".{base[:200]}.{os.urandom(4).hex()}.part")
     try:
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise StorageError(name, f"cannot be made: {error.strerror}", errno=error.errno) from error
-    return _Part(fd, temporary, name)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 
 Resolving walks the parent hints and checks what holds a chain together: content IDs, capacities,
 no loops, bounded depth. Reading never walks: the maps of all links are merged, stretch by stretch,
-into one table, and stretches are kept, as plain lists, for as long as they are in demand. A read
+into one table, and stretches are kept, as plain arrays, for as long as they are in demand. A read
 that falls into one run is then a dict lookup, a bisection and one system call, and takes no lock.
 """
 

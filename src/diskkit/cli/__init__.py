@@ -7,6 +7,7 @@ numpy are loaded; every other call, and every option it does not know, goes to t
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -15,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     from diskkit.cli.failures import guarded
 
-    if argv[:1] == ["info"] and "_DISKKIT_COMPLETE" not in _environment():
+    if argv[:1] == ["info"] and "_DISKKIT_COMPLETE" not in os.environ:
         rest = [a for a in argv[1:] if a != "--json"]
         if len(rest) == 1 and not rest[0].startswith("-"):
             from diskkit.cli.info import show_info
@@ -24,9 +25,3 @@ def main(argv: list[str] | None = None) -> int:
     from diskkit.cli.program import run
 
     return guarded(lambda: run(argv), debug="--debug" in argv)
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)

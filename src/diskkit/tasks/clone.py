@@ -30,8 +30,8 @@ from diskkit.mapping import ranges_where
 from diskkit.runs import State
 from diskkit.storage.newfile import new_file, new_files, write_errors
 from diskkit.storage.writing import append_all
-from diskkit.tasks.copy import Copied, verify_copy
-from diskkit.tasks.work import in_order, pieces
+from diskkit.tasks.copy import Copied, pour_all, verify_copy
+from diskkit.tasks.work import in_order
 from diskkit.units import SECTOR, align_up, ceil_div
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 PART = 4192256 * SECTOR
 """Bytes of a split disk's part: VMware's classic 2047 MiB."""
 _PIECE = 32 * GRAIN
-_JOB = 32 << 20
 DEFAULT_LEVEL = 2
 
 
@@ -244,16 +243,8 @@ class _Job:
         os.ftruncate(fd, length)
         if self.disk is None:
             return 0
-        chain, stored = self.disk.chain, 0
-
-        def work(piece: RunTable) -> int:
-            return chain.pour(piece, fd, begin)
-
-        tables = chain.stored(begin, min(length, self.disk.size - begin))
-        for piece, done in in_order(pieces(tables, _JOB), work, self._threads):
-            stored += done
-            self._report(piece.end)
-        return stored
+        tables = self.disk.chain.stored(begin, min(length, self.disk.size - begin))
+        return pour_all(self.disk, tables, fd, self._threads, self._progress, begin)
 
     def _grains(
         self, begin: int, length: int, pack: Callable[[memoryview], bytes] | None

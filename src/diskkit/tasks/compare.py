@@ -53,7 +53,7 @@ def compare(
     """
     both = min(a.size, b.size)
     total = both if length is None else min(both, length)
-    for _, found in _compared(a, b, total, 0, threads, progress):
+    for found in _compared(a, b, total, 0, threads, progress):
         if found.first is not None:
             return Comparison(False, found.first)
     if progress:
@@ -79,7 +79,7 @@ def differences(
     longest = max(a.size, b.size)
 
     def stretches() -> Iterator[tuple[int, int]]:
-        for _, found in _compared(a, b, both, unit, threads, progress):
+        for found in _compared(a, b, both, unit, threads, progress):
             yield from found.ranges
         if longest > both:
             yield both, longest
@@ -96,17 +96,17 @@ class _Found:
 
 def _compared(
     a: Disk, b: Disk, total: int, unit: int, threads: int | None, progress: Progress | None
-) -> Iterator[tuple[list[tuple[int, int, bool, bool]], _Found]]:
+) -> Iterator[_Found]:
     def work(job: list[tuple[int, int, bool, bool]]) -> _Found:
         return _read_job(a, b, job, unit)
 
-    for job, found in in_order(_jobs(a, b, total, unit or 512), work, threads):
+    for job, found in in_order(_jobs(a, b, total), work, threads):
         if progress:
             progress(job[-1][1], total)
-        yield job, found
+        yield found
 
 
-def _jobs(a: Disk, b: Disk, total: int, unit: int) -> Iterator[list[tuple[int, int, bool, bool]]]:
+def _jobs(a: Disk, b: Disk, total: int) -> Iterator[list[tuple[int, int, bool, bool]]]:
     """Lists, about `_JOB` big, of (begin, end, a holds bytes, b holds bytes) to be read."""
     job: list[tuple[int, int, bool, bool]] = []
     size = 0
@@ -191,7 +191,9 @@ def _read_job(a: Disk, b: Disk, job: list[tuple[int, int, bool, bool]], unit: in
                 found.first = int(different[0]) if found.first is None else found.first
                 if not unit:
                     return found
-                _add(found.ranges, np.unique(different // unit), unit, min(a.size, b.size))
+                units = np.unique(different // unit).tolist()
+                size = min(a.size, b.size)
+                found.ranges += [(u * unit, min((u + 1) * unit, size)) for u in units]
             begin += n
     return found
 
@@ -200,12 +202,3 @@ def _equal(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> bool:
     if len(left) % 8 == 0:
         return bool(np.array_equal(left.view(np.uint64), right.view(np.uint64)))
     return bool(np.array_equal(left, right))
-
-
-def _add(ranges: list[tuple[int, int]], units: NDArray[np.int64], unit: int, size: int) -> None:
-    for number in units.tolist():
-        begin, end = number * unit, min((number + 1) * unit, size)
-        if ranges and ranges[-1][1] >= begin:
-            ranges[-1] = ranges[-1][0], end
-        else:
-            ranges.append((begin, end))

@@ -27,6 +27,8 @@ from diskkit.tasks.compare import compare
 from diskkit.tasks.work import in_order, pieces
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from diskkit.disk import Disk
     from diskkit.table import RunTable
     from diskkit.tasks.work import Progress
@@ -88,18 +90,33 @@ def convert(
 def copy_to_file(disk: Disk, fd: int, threads: int | None, progress: Progress | None) -> int:
     """Fill the empty regular file `fd` with the disk; returns the bytes written."""
     os.ftruncate(fd, disk.size)
+    written = pour_all(disk, disk.chain.stored(0, disk.size), fd, threads, progress)
+    if progress:
+        progress(disk.size, disk.size)
+    return written
+
+
+def pour_all(
+    disk: Disk,
+    tables: Iterable[RunTable],
+    fd: int,
+    threads: int | None,
+    progress: Progress | None,
+    base: int = 0,
+) -> int:
+    """Write what `tables` say holds bytes to `fd`, which begins with guest byte `base`.
+
+    Returns the bytes written.
+    """
     written = 0
 
     def work(piece: RunTable) -> int:
-        return disk.chain.pour(piece, fd)
+        return disk.chain.pour(piece, fd, base)
 
-    tables = disk.chain.stored(0, disk.size)
     for piece, done in in_order(pieces(tables, _JOB), work, threads):
         written += done
         if progress:
             progress(piece.end, disk.size)
-    if progress:
-        progress(disk.size, disk.size)
     return written
 
 
@@ -138,14 +155,7 @@ def _fill_device(disk: Disk, fd: int, threads: int | None, progress: Progress | 
             table.starts[empty].tolist(), table.lengths[empty].tolist(), strict=True
         ):
             _zero_device(fd, start, length)
-
-        def work(piece: RunTable) -> int:
-            return disk.chain.pour(piece, fd)
-
-        for piece, done in in_order(pieces([table], _JOB), work, threads):
-            written += done
-            if progress:
-                progress(piece.end, disk.size)
+        written += pour_all(disk, [table], fd, threads, progress)
     if progress:
         progress(disk.size, disk.size)
     return written

@@ -53,6 +53,7 @@ _HOMES = {
             "ChainError",
             "DiskkitError",
             "FormatError",
+            "LockedError",
             "OutOfRange",
             "ShortRead",
             "StorageError",

@@ -68,7 +68,8 @@ def resolve(
     kind = formats.choose(path, format_name)
     while True:
         place = LocalPlace(path, policy, roots)
-        storage = open_file(path, device=kind == "raw" and child is None)
+        lone = kind == "raw" and child is None
+        storage = open_file(path, policy, device=lone, write=policy.writable)
         if storage.identity in seen:
             storage.close()
             raise _chain_error(child, "the chain runs in a circle")
@@ -86,7 +87,7 @@ def resolve(
         if len(seen) >= policy.max_depth:
             text = f"the chain has more than {policy.max_depth} links"
             raise _chain_error(link, text, "allow a greater depth")
-        child, kind = link, "vmdk"
+        child, kind, policy = link, "vmdk", policy._replace(writable=False)
         path, roots = place.find_parent(link.parent_hint), place.roots
 
 

@@ -113,5 +113,11 @@ class StorageError(DiskkitError, OSError):
         return str(self.args[0])
 
 
+class LockedError(StorageError):
+    """Another program uses the file in a way that does not go with what was asked."""
+
+    exit_code = 11
+
+
 class ShortRead(StorageError):
     """A file ended before the bytes that its size promised: it was cut while in use."""

@@ -70,12 +70,41 @@ class Storage(ABC):
         """Give it back. Doing so twice is fine."""
 
 
+class WritableStorage(Storage):
+    """A storage whose bytes can be changed; all of it fails if it was not opened for writing."""
+
+    @abstractmethod
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Put all of `data` at `offset`, beyond the end too. Raises `StorageError`.
+
+        After an error any part of it may have been written.
+        """
+
+    @abstractmethod
+    def erase(self, offset: int, length: int, *, give_back: bool) -> None:
+        """Make a range inside the file read as zeros; `give_back` the room it takes, if possible.
+
+        Without `give_back` the range keeps its room, or gets it.
+        """
+
+    @abstractmethod
+    def resize(self, size: int) -> None:
+        """Make the file `size` bytes long; what is new reads as zeros and takes no room."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Return when everything written would survive a power cut."""
+
+
 class Place(ABC):
     """The surroundings of an image: resolves the names that its text holds."""
 
     @abstractmethod
-    def open_extent(self, name: str) -> Storage:
-        """The file that an extent line names. Raises `FormatError` if the name may not be used."""
+    def open_extent(self, name: str, *, write: bool = False) -> Storage:
+        """The file that an extent line names. Raises `FormatError` if the name may not be used.
+
+        With `write` it is a `WritableStorage`, and no symbolic link may lead to it.
+        """
 
     @abstractmethod
     def find_parent(self, hint: str) -> str:
@@ -128,6 +157,14 @@ class OpenPolicy(NamedTuple):
     """Open the named link alone; what it does not hold reads as a hole."""
     strict: bool = False
     """Refuse what is merely suspicious, and all that is not one self-contained file."""
+    writable: bool = False
+    """Open the named link for writing; its parents never are."""
+    force: bool = False
+    """Write into a disk although others are its children: they will no longer fit it."""
+    experimental: bool = False
+    """Write kinds of disk whose writing was never tried on the product they belong to."""
+    ignore_locks: bool = False
+    """Read a disk that another program may be writing; what is read may not fit together."""
     max_depth: int = 64
     """Links that a chain may have, at most `MAX_DEPTH`."""
     warn: Callable[[str], None] | None = None

@@ -14,8 +14,9 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from diskkit.errors import ChainError, FormatError, ShortRead, StorageError
-from diskkit.interfaces import Place, Storage
+from diskkit.errors import ChainError, FormatError, LockedError, ShortRead, StorageError
+from diskkit.interfaces import Place, WritableStorage
+from diskkit.storage.writing import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 _UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 
 
-class LocalFile(Storage):
-    """An open regular file or block device, read by position."""
+class LocalFile(WritableStorage):
+    """An open regular file or block device, read and written by position."""
 
     def __init__(self, fd: int, name: str) -> None:
         """Take over `fd`."""
@@ -79,6 +80,42 @@ class LocalFile(Storage):
             yield begin, min(stop, end)
             offset = stop
 
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Put all of `data` at `offset`."""
+        try:
+            write_all(self._fd, data, offset)
+        except OSError as error:
+            raise self._failed("writing", offset, len(data), error) from error
+        end = offset + len(data)
+        if end > self.size:
+            self.size = end
+
+    def erase(self, offset: int, length: int, *, give_back: bool) -> None:
+        """Make a range read as zeros: by the filesystem where it can, else by writing them."""
+        from diskkit.storage import punching
+
+        try:
+            punching.erase(self._fd, offset, length, give_back=give_back)
+        except OSError as error:
+            raise self._failed("writing zeros to", offset, length, error) from error
+
+    def resize(self, size: int) -> None:
+        """Cut the file or make it longer."""
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            text = f"giving it a size of {size} bytes failed: {error.strerror}"
+            raise StorageError(self.name, text, errno=error.errno) from error
+        self.size = size
+
+    def flush(self) -> None:
+        """Wait until the medium has it."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            text = f"flushing failed: {error.strerror}; what was written since the last is in doubt"
+            raise StorageError(self.name, text, errno=error.errno) from error
+
     @property
     def physical_bytes(self) -> int:
         """Bytes the filesystem has given it; a device's whole size."""
@@ -104,26 +141,59 @@ class LocalFile(Storage):
         return ShortRead(self.name, text)
 
 
-def open_file(path: str, *, device: bool = False) -> LocalFile:
-    """Open a regular file, or with `device` a block device too, for reading.
+def open_file(
+    path: str,
+    policy: OpenPolicy | None = None,
+    *,
+    device: bool = False,
+    write: bool = False,
+) -> LocalFile:
+    """Open a regular file, or with `device` a block device too, and lock it for what it is for.
 
-    Never waits on a FIFO. Raises `StorageError` with the system's reason.
+    With `write` for writing too. Never waits, on a FIFO or a lock. Raises `StorageError` with the
+    system's reason, `LockedError` if another program is in the way.
     """
     try:
-        fd = _open_read_only(path)
+        fd = _open(path, write=write)
     except OSError as error:
         raise StorageError(path, error.strerror or str(error), errno=error.errno) from error
     except ValueError as error:
         raise StorageError(path, f"not a usable name: {error}") from error
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode) or (device and stat.S_ISBLK(mode)):
+    try:
+        _check_kind(fd, path, device=device)
+        if write or policy is None or not policy.ignore_locks:
+            _lock(fd, path, policy, write=write)
         return LocalFile(fd, path)
-    os.close(fd)
-    raise StorageError(path, f"is {_kind(mode)}, not a regular file")
+    except BaseException:
+        os.close(fd)
+        raise
 
 
-def _open_read_only(path: str) -> int:
-    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+def _check_kind(fd: int, path: str, *, device: bool) -> None:
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode) and not (device and stat.S_ISBLK(mode)):
+        raise StorageError(path, f"is {_kind(mode)}, not a regular file")
+
+
+def _lock(fd: int, path: str, policy: OpenPolicy | None, *, write: bool) -> None:
+    from diskkit.storage import locking
+
+    held = locking.hold(fd, path, write=write)
+    if not write:
+        return
+    if not held and policy is not None:
+        policy.warning(f"{path}: its filesystem has no locks: nothing keeps others from writing")
+    now = os.stat(path)
+    if (now.st_dev, now.st_ino) != (os.fstat(fd).st_dev, os.fstat(fd).st_ino):
+        raise LockedError(path, "another program replaced it just now")
+    if folder := locking.product_lock(path):
+        text = f"a VMware product has it open, or left its lock behind: {folder}"
+        raise LockedError(path, f"{text} (if none has, remove that folder)")
+
+
+def _open(path: str, *, write: bool) -> int:
+    flags = os.O_RDWR if write else os.O_RDONLY
+    flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         return os.open(path, flags)
     except OSError as error:
@@ -173,7 +243,7 @@ class LocalPlace(Place):
         roots = roots or allowed
         self.roots = roots if _inside(self.folder, roots) else (*roots, self.folder)
 
-    def open_extent(self, name: str) -> LocalFile:
+    def open_extent(self, name: str, *, write: bool = False) -> LocalFile:
         """The file that an extent line names."""
         if problem := self._forbidden(name):
             raise self._refused(name, problem, "")
@@ -192,12 +262,14 @@ class LocalPlace(Place):
             advice = "allow devices"
         elif not device and not stat.S_ISREG(mode):
             problem = f"it is {_kind(mode)}, not a regular file"
+        elif write and real != os.path.join(self.folder, os.path.normpath(name)):
+            problem = "a symbolic link leads to it; these are never written through"
         elif not device and not _inside(os.path.dirname(real), self.roots):
             problem = "it lies outside the disk's own folder"
             advice = f"allow {os.path.dirname(real)} to open it"
         if problem:
             raise self._refused(name, problem, advice)
-        return open_file(real, device=device)
+        return open_file(real, self._policy, device=device, write=write)
 
     def find_parent(self, hint: str) -> str:
         """The first of: the hint as written, its file beside the child, and in a sibling folder."""

@@ -77,7 +77,7 @@ def _fill(link: Link, storage: Storage, place: Place, policy: OpenPolicy) -> Non
         strict.judge(link, header)
     link.capacity = found.capacity
     _check_consistency(link, found, header)
-    files, start = _Files(link, place), 0
+    files, start = _Files(link, place, policy), 0
     for line in found.extents:
         part = _open_extent(link, line, header, files, policy)
         link.extents.append(Extent(start, line, *part))
@@ -224,17 +224,18 @@ def _open_extent(
 class _Files:
     """The files of one link's extents. Flat extents may share one; all others have their own."""
 
-    def __init__(self, link: Link, place: Place) -> None:
+    def __init__(self, link: Link, place: Place, policy: OpenPolicy) -> None:
         """`place` opens the names in the link's text."""
         self._link = link
         self._place = place
+        self._writable = policy.writable
         self._flat: dict[object, Storage | None] = {link.storage.identity: None}
         """By identity: the file of flat extents, else None."""
 
     def open(self, line: ExtentLine) -> Storage:
         """The file of `line`, owned by the link. It is opened once, however many lines name it."""
         assert line.name is not None
-        storage = self._place.open_extent(line.name)
+        storage = self._place.open_extent(line.name, write=self._writable and line.access == "RW")
         key, is_flat = storage.identity, line.kind in _FLAT_KINDS
         if key not in self._flat:
             self._link.storages.append(storage)

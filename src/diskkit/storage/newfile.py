@@ -47,7 +47,7 @@ def new_files(names: list[str], *, force: bool, sync: bool) -> Iterator[list[tup
         with write_errors(names[-1]):
             for name in names:
                 # Noted before it is made: an interruption can come between the two.
-                passing.append(_passing_name(name))
+                passing.append(passing_name(name))
                 made.append(_Part(_make(passing[-1], name, force), passing[-1], name))
             yield [(part.fd, part.temporary) for part in made]
             for part in made:
@@ -57,7 +57,7 @@ def new_files(names: list[str], *, force: bool, sync: bool) -> Iterator[list[tup
                 _publish(part.temporary, part.name, force)
                 published.append(part.name)
             if sync:
-                _sync_folder(os.path.dirname(names[-1]) or ".")
+                sync_folder(os.path.dirname(names[-1]))
     except BaseException:
         for temporary in passing:
             if os.path.lexists(temporary):
@@ -70,7 +70,8 @@ def new_files(names: list[str], *, force: bool, sync: bool) -> Iterator[list[tup
             os.close(part.fd)
 
 
-def _passing_name(name: str) -> str:
+def passing_name(name: str) -> str:
+    """A name beside `name` that a file has until it is whole."""
     folder, base = os.path.split(name)
     return os.path.join(folder, f".{base[:200]}.{os.urandom(4).hex()}.part")
 
@@ -116,8 +117,9 @@ def _publish(temporary: str, name: str, force: bool) -> None:
         os.unlink(temporary)
 
 
-def _sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY)
+def sync_folder(folder: str) -> None:
+    """Make durable which names a folder holds."""
+    fd = os.open(folder or ".", os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

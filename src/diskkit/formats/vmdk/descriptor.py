@@ -72,7 +72,7 @@ CREATE_TYPES: dict[str, frozenset[str] | None] = {
 """createType: the extent types it may hold besides ZERO; None for any."""
 
 EXTENT_TYPES = frozenset({"ZERO"}).union(*(t for t in CREATE_TYPES.values() if t))
-_ACCESS = ("RW", "RDONLY", "NOACCESS")
+ACCESS = ("RW", "RDONLY", "NOACCESS")
 _OFFSET_REQUIRED = frozenset({"FLAT"})
 _OFFSET_ALLOWED = frozenset({"FLAT", "VMFS", "VMFSRDM", "VMFSRDMP", "VMFSRAW"})
 
@@ -113,9 +113,12 @@ class Descriptor:
     encrypted = ""
     """Why the data is known to be encrypted; "" if it is not."""
 
-    def __init__(self, text: str) -> None:
-        """Nothing known yet but the text."""
+    def __init__(self, text: str, raw: bytes = b"", codec: str = "utf-8") -> None:
+        """Nothing known yet but the text, the bytes it was read from, and by which codec."""
         self.text = text
+        self.raw = raw
+        """The text as it is stored, a BOM included; embedded, up to its first NUL."""
+        self.codec = codec
         self.extents: list[ExtentLine] = []
         self.ddb: dict[str, str] = {}
         """The disk database, keys without "ddb.", in their order."""
@@ -169,7 +172,8 @@ class _Parser:
             self.fail("text", None, "a NUL byte in the middle of the text")
         self.data = text.removeprefix(b"\xef\xbb\xbf")
         self.at += len(text) - len(self.data)
-        self.out = Descriptor(self.decode(self.data))
+        self.codec = "utf-8"
+        self.out = Descriptor(self.decode(self.data), text, self.codec)
         if stray:
             self.out.warnings.append("embedded descriptor: bytes after the text's end were ignored")
 
@@ -192,12 +196,14 @@ class _Parser:
             try:
                 return data.decode("utf-8")
             except UnicodeDecodeError:
+                self.codec = "cp1252"
                 return data.decode("cp1252", "replace")
         name = found[1]
         self.line_at = self.at + found[0]
-        codec = _ENCODINGS.get("".join(c for c in name.lower() if c.isalnum()))
+        codec = codec_of(name)
         if codec is None:
             self.fail("encoding", name, "an encoding that diskkit does not know")
+        self.codec = codec
         try:
             text = data.decode(codec)
         except UnicodeDecodeError as error:
@@ -229,12 +235,12 @@ class _Parser:
         if not body:
             return
         access, *rest = body.split(None, 1)
-        if rest and access.upper() in _ACCESS:
+        if rest and access.upper() in ACCESS:
             self.read_extent(access.upper(), rest[0])
             return
         key, equals, value = body.partition("=")
         key = key.rstrip()
-        if not equals or not _is_key(key):
+        if not equals or not is_key(key):
             self.fail("text", body, "neither a comment, a key=value nor an extent line")
         value = self.unquote(key, value.lstrip())
         if key.lower() in self.keys:
@@ -360,7 +366,13 @@ class _Parser:
                 self.fail("extent type", extent.kind, f"a {out.create_type} disk cannot hold it")
 
 
-def _is_key(text: str) -> bool:
+def codec_of(encoding: str) -> str | None:
+    """Python's name for an encoding that a descriptor may be in; None if it may not."""
+    return _ENCODINGS.get("".join(c for c in encoding.lower() if c.isalnum()))
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` can stand before an equals sign."""
     return (
         text.isascii()
         and text[:1].replace("_", "a").isalpha()

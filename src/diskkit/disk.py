@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from diskkit.chain import Chain
     from diskkit.info import DiskInfo
+    from diskkit.livechain import LiveChain
     from diskkit.mapping import Alike
     from diskkit.table import RunTable
 
@@ -28,7 +29,10 @@ MIN_CHUNK = 512
 
 
 class Disk(Closing):
-    """An open virtual disk. Use it in a `with` block, or call `close`."""
+    """An open virtual disk. Use it in a `with` block, or call `close`.
+
+    Closing one that was written to makes it durable, and may therefore fail.
+    """
 
     def __init__(self, path: str, chain: Chain) -> None:
         """Take over an opened chain; `open_disk` is the way to get a disk."""
@@ -57,6 +61,46 @@ class Disk(Closing):
         view = memoryview(buffer).cast("B")
         self._check(offset, len(view))
         self.chain.read_into(offset, view)
+
+    @property
+    def writable(self) -> bool:
+        """Whether it was opened for writing."""
+        from diskkit.livechain import LiveChain
+
+        return isinstance(self.chain, LiveChain)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write all of a contiguous `data` at `offset`.
+
+        Visible to reads at once; durable after `flush` or `close`. Grains that are all zeros are
+        not stored where nothing needs them. After an error any part of the range may be written.
+        Raises `UsageError` if the disk, or this part of it, cannot be written to, and
+        `StorageError`.
+        """
+        view = memoryview(data).cast("B")
+        self._check(offset, len(view))
+        self._live().write(offset, view)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make a range read as zeros, as `write` would; costs little for whole grains."""
+        self._check(offset, length)
+        self._live().zero(offset, length, give_back=False)
+
+    def discard(self, offset: int, length: int) -> None:
+        """`zero`, for what the guest no longer needs: room is given back where that is possible."""
+        self._check(offset, length)
+        self._live().zero(offset, length, give_back=True)
+
+    def flush(self) -> None:
+        """Return when everything written so far would survive a power cut."""
+        self._live().flush()
+
+    def _live(self) -> LiveChain:
+        from diskkit.livechain import LiveChain
+
+        if not isinstance(self.chain, LiveChain):
+            raise UsageError(f"{self.path}: opened for reading only")
+        return self.chain
 
     def runs(self, offset: int = 0, length: int | None = None) -> Iterator[Run]:
         """The map of a range: ascending, gap-free, neighbours that say the same merged."""

@@ -119,5 +119,9 @@ class LockedError(StorageError):
     exit_code = 11
 
 
+class LostWrites(StorageError):
+    """A flush failed: what was written since the last one may be lost, and nobody can tell."""
+
+
 class ShortRead(StorageError):
     """A file ended before the bytes that its size promised: it was cut while in use."""

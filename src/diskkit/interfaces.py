@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from diskkit.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from diskkit.table import RunTable
 
@@ -138,6 +141,75 @@ class BlockMap(ABC):
     def explain(self, offset: int) -> FormatError:
         """Why the row at guest `offset` is BAD."""
         raise NotImplementedError
+
+
+ZEROS, NOTHING = -1, -2
+"""In place of a file position: reads as zeros whatever a parent holds; ask the parent."""
+
+
+class BlockWriter(ABC):
+    """Changes one extent: the writing half of a driver. It keeps the tables; the chain moves bytes.
+
+    `places` and `scan` may be called by many threads at any time; the rest by one at a time. Grains
+    are counted from 0 in the extent. An extent without tables has grains of 1 byte.
+
+    What makes a crash harmless: `allocate` gives room that nothing on the medium points at, the
+    chain fills it, `enter` notes it in memory, and `commit` makes the bytes durable before it
+    writes the first entry that points at them.
+    """
+
+    length: int
+    """Guest bytes of the extent."""
+    granularity: int
+    """Bytes per grain."""
+    storage: WritableStorage
+    hides: bool
+    """Whether `clear` can hide what a parent holds."""
+    changing = False
+    """Whether `begin` was called."""
+
+    @abstractmethod
+    def places(self, offset: int, length: int) -> Sequence[tuple[int, int, int]]:
+        """Rows (begin, end, place) covering a range: a file position, `ZEROS` or `NOTHING`."""
+
+    @abstractmethod
+    def scan(self, offset: int, length: int) -> RunTable:
+        """`BlockMap.scan`, with what is not committed yet."""
+
+    @property
+    def full(self) -> bool:
+        """Whether so much was entered that it should be committed unasked."""
+        return False
+
+    def begin(self) -> None:
+        """Mark the extent, durably, as being changed. Called before its first change."""
+        self.changing = True
+
+    def allocate(self, first: int, count: int) -> list[tuple[int, int, int, bool]]:
+        """Room in the file for `count` grains from number `first`, which have none.
+
+        As (first, count, position, blank): whether the room is known to read as zeros.
+        """
+        raise NotImplementedError
+
+    def enter(self, first: int, count: int, position: int) -> None:
+        """From now on these grains lie at `position`, where their bytes have been written."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def clear(self, first: int, hide: NDArray[np.bool_], *, give_back: bool) -> None:
+        """The grains from number `first` are zeros: hiding a parent's where `hide` says so.
+
+        `give_back` the room they took, where that is a choice.
+        """
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Return when all that was written and entered would survive a power cut."""
+
+    def finish(self) -> None:
+        """Commit, and take back what `begin` marked. Only if nothing went wrong."""
+        self.commit()
 
 
 class OpenPolicy(NamedTuple):

@@ -39,14 +39,25 @@ def open_disk(
     policy: OpenPolicy | None = None,
     **changes: object,
 ) -> Disk:
-    """Open the disk `name` for reading, with all its parents.
+    """Open the disk `name` with all its parents; with `writable=True` for writing too.
 
     `name` is a VMDK descriptor, a single-file VMDK, or a raw image: one whose name ends in .raw,
     .img or .dd, or any file with `format="raw"`. `policy` says what to overlook; its fields can
     also be given as keywords, as in `open_disk(name, allow=("/images",))`.
 
     Raises `StorageError` if a file cannot be read, `FormatError` if one breaks its format,
-    `ChainError` if the links do not fit together.
+    `ChainError` if the links do not fit together, `LockedError` if another program writes it, or,
+    for a writable disk, uses it at all.
     """
     policy = (policy or OpenPolicy())._replace(**changes)  # type: ignore[arg-type]
-    return Disk(os.fspath(name), Chain(open_links(name, format, policy)))
+    links = open_links(name, format, policy)
+    if not policy.writable:
+        return Disk(os.fspath(name), Chain(links))
+    from diskkit.livechain import LiveChain
+
+    try:
+        return Disk(os.fspath(name), LiveChain(links, policy))
+    except BaseException:
+        for link in links:
+            link.close()
+        raise

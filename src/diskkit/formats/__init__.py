@@ -29,11 +29,22 @@ class Format(NamedTuple):
         found = import_module(f"{__name__}.{self.module}").open_link
         return found(storage, place, policy)
 
+    def make_writable(self, link: Link, policy: OpenPolicy) -> None:
+        """Give the extents of `link`, opened for writing, their writers. Raises `FormatError`."""
+        found: Callable[[Link, OpenPolicy], None]
+        found = import_module(f"{__name__}.{self.module}").make_writable
+        found(link, policy)
+
 
 FORMATS = {
     "vmdk": Format("vmdk", ()),
     "raw": Format("raw", (".raw", ".img", ".dd")),
 }
+
+
+def make_writable(link: Link, policy: OpenPolicy) -> None:
+    """`Format.make_writable` of the format that `link` is of."""
+    FORMATS["raw" if link.descriptor is None else "vmdk"].make_writable(link, policy)
 
 
 def choose(name: str, wanted: str | None) -> str:

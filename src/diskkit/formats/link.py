@@ -7,8 +7,10 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from diskkit.formats.vmdk.descriptor import Descriptor, ExtentLine
-    from diskkit.interfaces import BlockMap, Storage
+    from diskkit.interfaces import BlockMap, BlockWriter, Storage
     from diskkit.table import RunTable
 
 
@@ -25,6 +27,8 @@ class Extent(NamedTuple):
     map: BlockMap
     storage: Storage | None
     """Its file; None where it has none, or where it may not be read."""
+    writer: BlockWriter | None = None
+    """What changes it, in a link that is being written to."""
 
 
 class Link:
@@ -41,6 +45,8 @@ class Link:
         self.extents: list[Extent] = []
         self.storages = [storage]
         """Every open file, `storage` first."""
+        self.renew: Callable[[], None] = _nothing
+        """Gives the link a new content ID, durably: called before its first change."""
         self._starts: list[int] = []
 
     @property
@@ -75,10 +81,15 @@ class Link:
         index = bisect_right(self._starts, offset) - 1
         extent = self.extents[index]
         inside = offset - extent.start
-        piece = extent.map.scan(inside, min(length, extent.map.length - inside))
+        of = extent.writer or extent.map
+        piece = of.scan(inside, min(length, of.length - inside))
         return piece.moved(extent.start, index)
 
     def close(self) -> None:
         """Close its files."""
         for storage in self.storages:
             storage.close()
+
+
+def _nothing() -> None:
+    """A link without ids has none to renew."""

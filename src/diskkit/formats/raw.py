@@ -13,6 +13,7 @@ from diskkit.errors import FormatError
 from diskkit.formats.link import Extent, Link
 from diskkit.formats.vmdk.descriptor import ExtentLine
 from diskkit.formats.vmdk.flat import FlatMap
+from diskkit.interfaces import WritableStorage
 
 if TYPE_CHECKING:
     from diskkit.interfaces import OpenPolicy, Place, Storage
@@ -28,3 +29,13 @@ def open_link(storage: Storage, place: Place, policy: OpenPolicy) -> Link:
     line = ExtentLine("RW", storage.size, "FLAT", storage.name)
     link.extents.append(Extent(0, line, FlatMap(storage, 0, storage.size), storage))
     return link
+
+
+def make_writable(link: Link, policy: OpenPolicy) -> None:
+    """Its one extent is the file."""
+    from diskkit.formats.vmdk.writing.flat import FlatWriter
+
+    extent = link.extents[0]
+    assert isinstance(link.storage, WritableStorage)
+    writer = FlatWriter(link.storage, 0, link.capacity)
+    link.extents[0] = extent._replace(writer=writer)

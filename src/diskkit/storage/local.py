@@ -14,7 +14,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from diskkit.errors import ChainError, FormatError, LockedError, ShortRead, StorageError
+from diskkit.errors import ChainError, FormatError, LockedError, LostWrites, ShortRead, StorageError
 from diskkit.interfaces import Place, WritableStorage
 from diskkit.storage.writing import write_all
 
@@ -114,7 +114,7 @@ class LocalFile(WritableStorage):
             os.fdatasync(self._fd)
         except OSError as error:
             text = f"flushing failed: {error.strerror}; what was written since the last is in doubt"
-            raise StorageError(self.name, text, errno=error.errno) from error
+            raise LostWrites(self.name, text, errno=error.errno) from error
 
     @property
     def physical_bytes(self) -> int:

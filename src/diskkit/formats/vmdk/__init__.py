@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from diskkit.errors import FormatError, UnsupportedFeature
 from diskkit.formats.link import NO_PARENT, Extent, Link
@@ -18,23 +18,31 @@ if TYPE_CHECKING:
 
     from diskkit.formats.vmdk.descriptor import Descriptor, ExtentLine
     from diskkit.formats.vmdk.layout import SparseHeader
-    from diskkit.interfaces import BlockMap, OpenPolicy, Place, Storage
+    from diskkit.interfaces import BlockMap, BlockWriter, OpenPolicy, Place, Storage
 
-EXTENT_KINDS: dict[str, tuple[str, bool]] = {
-    "SPARSE": ("sparse:open_sparse", True),
-    "FLAT": ("flat:open_flat", True),
-    "VMFS": ("flat:open_flat", True),
-    "ZERO": ("flat:open_zero", False),
-    "VMFSSPARSE": ("cowd:open_cowd", True),
-    "SESPARSE": ("sesparse:open_sesparse", True),
-    "VMFSRDM": ("flat:open_mapping", False),
-    "VMFSRDMP": ("flat:open_mapping", False),
-    "VMFSRAW": ("flat:open_mapping", False),
-    "VSANSPARSE": ("flat:open_vsan", False),
+
+class ExtentKind(NamedTuple):
+    """One type of extent: who opens it and who writes it, loaded when first needed."""
+
+    opener: str
+    has_file: bool = True
+    writer: str = ""
+    """Empty for what cannot be written."""
+
+
+EXTENT_KINDS = {
+    "SPARSE": ExtentKind("sparse:open_sparse", writer="writing.hosted:write_sparse"),
+    "FLAT": ExtentKind("flat:open_flat", writer="writing.flat:write_flat"),
+    "VMFS": ExtentKind("flat:open_flat", writer="writing.flat:write_flat"),
+    "ZERO": ExtentKind("flat:open_zero", has_file=False),
+    "VMFSSPARSE": ExtentKind("cowd:open_cowd", writer="writing.cowd:write_cowd"),
+    "SESPARSE": ExtentKind("sesparse:open_sesparse", writer="writing.sesparse:write_sesparse"),
+    "VMFSRDM": ExtentKind("flat:open_mapping", has_file=False),
+    "VMFSRDMP": ExtentKind("flat:open_mapping", has_file=False),
+    "VMFSRAW": ExtentKind("flat:open_mapping", has_file=False),
+    "VSANSPARSE": ExtentKind("flat:open_vsan", has_file=False),
 }
-"""Extent type: who opens it (loaded when first needed), and whether it has a file.
-
-A new kind is a file and a line here."""
+"""By the word in the extent line. A new kind is a file or two and a line here."""
 
 _FLAT_KINDS = ("FLAT", "VMFS")
 
@@ -195,10 +203,13 @@ def _unreadable(link: Link, opening: Opening) -> BlockMap | None:
 
 
 def _opener(kind: str) -> tuple[Callable[[Opening], BlockMap], bool]:
-    place, has_file = EXTENT_KINDS[kind]
-    module, _, function = place.partition(":")
-    found = getattr(import_module(f"{__name__}.{module}"), function)
-    return cast("Callable[[Opening], BlockMap]", found), has_file
+    place = EXTENT_KINDS[kind]
+    return cast("Callable[[Opening], BlockMap]", _load(place.opener)), place.has_file
+
+
+def _load(name: str) -> object:
+    module, _, function = name.partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), function)
 
 
 def _open_extent(
@@ -219,6 +230,19 @@ def _open_extent(
     elif has_file:
         storage = files.open(line)
     return opener(Opening(link.path, line, storage, policy, header)), storage
+
+
+def make_writable(link: Link, policy: OpenPolicy) -> None:
+    """Give every extent that can be written its writer, and the link its way to renew its id."""
+    from diskkit.formats.vmdk.writing import judge, renewal
+
+    judge(link, policy)
+    link.renew = renewal(link, policy)
+    for number, extent in enumerate(link.extents):
+        name = EXTENT_KINDS[extent.line.kind].writer
+        if name and extent.line.access == "RW":
+            make = cast("Callable[[Link, Extent, OpenPolicy], BlockWriter]", _load(name))
+            link.extents[number] = extent._replace(writer=make(link, extent, policy))
 
 
 class _Files:

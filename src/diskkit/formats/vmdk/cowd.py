@@ -45,8 +45,10 @@ class CowdScheme:
         self.tables = header.tables
         self.directory_offset = header.directory_offset
         self._low = header.directory_offset + align_up(header.tables * self.width, SECTOR)
-        self._size = size
-        self._high = header.free if truncated else min(size, header.free)
+        self.size = size
+        self.free = header.free
+        """Where what is allocated ends, bytes."""
+        self.unclean = header.unclean
         self._truncated = truncated
 
     def judge_directory(self, entries: Entries) -> tuple[Int64, UInt8]:
@@ -56,7 +58,7 @@ class CowdScheme:
         places = entries.astype(np.int64) * SECTOR
         reasons = np.zeros(len(places), np.uint8)
         reasons[(places != 0) & (places < self._low)] = 4
-        high = min(self._high, self._size)
+        high = min(self.free, self.size)
         reasons[(places != 0) & (places + self.entries * self.width > high)] = 5
         return places, reasons
 
@@ -64,7 +66,7 @@ class CowdScheme:
         """0 asks the parent, 1 is zeros, else a grain."""
         from diskkit.formats.vmdk.grains import sector_entries
 
-        high = self._size if self._truncated else self._high
+        high = self.size if self._truncated else min(self.free, self.size)
         judged = sector_entries(entries, self._low, high, need, State.DATA, self._truncated)
         ones = entries == 1
         if ones.any():

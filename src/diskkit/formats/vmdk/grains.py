@@ -60,6 +60,8 @@ class Scheme(Protocol):
     """Where the directory lies, bytes."""
     width: int
     """Bytes per entry, 4 or 8, in directory and tables."""
+    size: int
+    """Bytes of the file, which grows while it is written to."""
     problems: tuple[str, ...]
     """What can be wrong, by reason number: first unused, last a table named twice."""
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diskkit.interfaces import BlockMap
     from diskkit.table import Int64, UInt8
 
-_DIRECTORY_MARK = 0x10000000
+DIRECTORY_MARK = 0x10000000
 
 
 class SeSparseScheme:
@@ -46,8 +46,8 @@ class SeSparseScheme:
         self.length = length
         self.tables = ceil_div(length, self.entries * self.grain)
         self.directory_offset = header.directory.offset
-        self._header = header
-        self._size = size
+        self.header = header
+        self.size = size
         self._truncated = truncated
 
     def judge_directory(self, entries: Entries) -> tuple[Int64, UInt8]:
@@ -58,9 +58,9 @@ class SeSparseScheme:
         mark = (entries >> np.uint64(32)).astype(np.int64)
         used = entries != 0
         reasons = np.zeros(len(entries), np.uint8)
-        reasons[used & (index >= self._header.tables.size // esx.SE_TABLE_SIZE)] = 5
-        reasons[used & (mark != _DIRECTORY_MARK)] = 4
-        places = self._header.tables.offset + index * esx.SE_TABLE_SIZE
+        reasons[used & (index >= self.header.tables.size // esx.SE_TABLE_SIZE)] = 5
+        reasons[used & (mark != DIRECTORY_MARK)] = 4
+        places = self.header.tables.offset + index * esx.SE_TABLE_SIZE
         return np.where(used, places, 0), reasons
 
     def judge(self, entries: Entries, need: Int64 | int) -> Judged:
@@ -73,7 +73,7 @@ class SeSparseScheme:
         high = (entries >> np.uint64(48)) & np.uint64(0xFFF)
         low = (entries & np.uint64(0x0000FFFFFFFFFFFF)) << np.uint64(12)
         index = (high | low).astype(np.int64)
-        grains = self._header.grains
+        grains = self.header.grains
         filled = kind == 3
         most = grains.size // self.grain
         positions = np.where(filled, grains.offset + np.minimum(index, most) * self.grain, 0)
@@ -82,9 +82,9 @@ class SeSparseScheme:
         reasons[(kind == 0) & (entries != 0)] = 1
         reasons[kind > 3] = 2
         reasons[filled & (index >= most)] = 3
-        beyond = filled & (positions + need > self._size)
+        beyond = filled & (positions + need > self.size)
         if self._truncated:
-            states[filled & (positions >= self._size)] = State.ZERO
+            states[filled & (positions >= self.size)] = State.ZERO
         else:
             reasons[beyond] = 3
         return Judged(states, positions, reasons)

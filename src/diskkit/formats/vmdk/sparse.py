@@ -48,8 +48,8 @@ class HostedScheme:
         self.entries = header.table_entries
         self.tables = ceil_div(length, self.grain * self.entries)
         self.directory_offset = directory_offset
-        self._header = header
-        self._size = size
+        self.header = header
+        self.size = size
         self._truncated = truncated
         regions = (
             (0, SECTOR),
@@ -68,19 +68,19 @@ class HostedScheme:
         reasons = np.zeros(len(places), np.uint8)
         for begin, end in self._taken:
             reasons[(places != 0) & (places < end) & (ends > begin)] = 4
-        reasons[(places != 0) & (ends > self._size)] = 5
+        reasons[(places != 0) & (ends > self.size)] = 5
         return places, reasons
 
     def judge(self, entries: Entries, need: Int64 | int) -> Judged:
         """A grain lies at or after overHead and wholly inside the file."""
         from diskkit.formats.vmdk.grains import sector_entries
 
-        header = self._header
+        header = self.header
         filled = State.PACKED if header.compressed else State.DATA
         # A compressed grain's own size is known once it is loaded; its marker must be there.
         need = 16 if header.compressed else need
         truncated = self._truncated and not header.compressed
-        judged = sector_entries(entries, header.overhead, self._size, need, filled, truncated)
+        judged = sector_entries(entries, header.overhead, self.size, need, filled, truncated)
         ones = entries == 1
         if ones.any():
             judged.states[ones] = State.ZERO

@@ -66,6 +66,10 @@ def open_link(storage: Storage, place: Place, policy: OpenPolicy) -> Link:
     link = Link(storage.name, storage)
     try:
         _fill(link, storage, place, policy)
+        if policy.writable and not policy.force:
+            from diskkit.formats.vmdk import family
+
+            family.refuse_parent(link.path)
     except BaseException:
         link.close()
         raise

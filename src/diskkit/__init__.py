@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from diskkit.runs import State as State
     from diskkit.tasks.changed import changed as changed
     from diskkit.tasks.check import check as check
+    from diskkit.tasks.child import create_child as create_child
     from diskkit.tasks.clone import clone as clone
     from diskkit.tasks.clone import create_disk as create_disk
     from diskkit.tasks.compare import compare as compare
@@ -45,6 +46,7 @@ _HOMES = {
     "check": "tasks.check",
     "clone": "tasks.clone",
     "compare": "tasks.compare",
+    "create_child": "tasks.child",
     "create_disk": "tasks.clone",
     "convert": "tasks.copy",
     "Disk": "disk",

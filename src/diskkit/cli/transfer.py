@@ -127,18 +127,46 @@ def convert(
 def create(
     path: Annotated[str, typer.Argument(metavar="PATH", help="The new disk.")],
     common: Common,
-    size: Annotated[str, typer.Option("--size", "-s", metavar="SIZE", help="Such as 10G.")],
+    size: Annotated[
+        str | None, typer.Option("--size", "-s", metavar="SIZE", help="Such as 10G.")
+    ] = None,
+    parent: Annotated[
+        str | None,
+        typer.Option("--parent", metavar="PARENT", help="Make a child of this disk, of its size."),
+    ] = None,
     type_: Annotated[
-        str, typer.Option("--type", "-t", metavar="TYPE", help="Its kind, as for convert.")
-    ] = "monolithicSparse",
+        str | None,
+        typer.Option(
+            "--type",
+            "-t",
+            metavar="TYPE",
+            help="Its kind, as for convert; of a child monolithicSparse, twoGbMaxExtentSparse, "
+            "vmfsSparse or seSparse.",
+        ),
+    ] = None,
     adapter: Annotated[
-        str, typer.Option("--adapter", "-a", help="lsilogic, buslogic, ide or legacyESX.")
-    ] = "lsilogic",
+        str | None, typer.Option("--adapter", "-a", help="lsilogic, buslogic, ide or legacyESX.")
+    ] = None,
+    experimental: Annotated[
+        bool, typer.Option("--experimental", help="Make seSparse, which ESXi was never shown.")
+    ] = False,
 ) -> int:
-    """Make a new empty disk. All its files appear, or none; existing files are refused."""
+    """Make a new empty disk, or a child of one. All its files appear, or none."""
+    if parent is not None:
+        if size is not None or adapter is not None:
+            raise UsageError("a child has its parent's size and adapter: no --size, no --adapter")
+        from diskkit.tasks.child import create_child
+
+        create_child(parent, path, type_, experimental=experimental, policy=common.policy)
+        if not common.quiet:
+            print(f"created {path}, a child of {parent}", file=sys.stderr)
+        return DONE
+    if size is None:
+        raise UsageError("a new disk needs --size, or --parent")
     from diskkit.tasks.clone import create_disk
 
-    create_disk(path, parse_size(size), type_, adapter=adapter)
+    kind = type_ or "monolithicSparse"
+    create_disk(path, parse_size(size), kind, adapter=adapter or "lsilogic")
     if not common.quiet:
         print(f"created {path}, {format_size(parse_size(size))}", file=sys.stderr)
     return DONE

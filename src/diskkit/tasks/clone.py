@@ -75,7 +75,7 @@ KINDS = {
 """By the name that `--type` takes."""
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """One extent of a disk being made."""
 
     begin: int
@@ -174,12 +174,12 @@ def _to_files(job: _Job, name: str, level: int, *, force: bool, verify: bool, sy
         return written
     if force and os.path.lexists(name):
         raise UsageError(f"{name}: a disk of several files is not replaced; remove it first")
-    parts = list(_parts(kind, base, job.spec.capacity))
-    lines = [extent_line(p.end - p.begin, kind.extent, p.name) for p in parts]
-    names = [f"{folder}/{p.name}" if folder else p.name for p in parts]
+    planned = list(parts(kind, base, job.spec.capacity))
+    lines = [extent_line(p.end - p.begin, kind.extent, p.name) for p in planned]
+    names = [f"{folder}/{p.name}" if folder else p.name for p in planned]
     written = 0
     with new_files([*names, name], force=False, sync=sync) as made:
-        for part, (fd, _), path in zip(parts, made, names, strict=False):
+        for part, (fd, _), path in zip(planned, made, names, strict=False):
             length = part.end - part.begin
             if kind.extent == "SPARSE":
                 written += job.sparse(fd, path, part.begin, length, b"")
@@ -196,12 +196,13 @@ def _to_files(job: _Job, name: str, level: int, *, force: bool, verify: bool, sy
     return written
 
 
-def _parts(kind: Kind, base: str, capacity: int) -> Iterator[_Part]:
+def parts(kind: Kind, base: str, capacity: int) -> Iterator[Part]:
+    """The extents of a new disk of `kind`, whose descriptor is to be named `base`."""
     stem = base.removesuffix(".vmdk")
     size = kind.part or capacity
     for number in range(ceil_div(capacity, size)):
         name = f"{stem}{kind.suffix.format(number + 1)}.vmdk"
-        yield _Part(number * size, min((number + 1) * size, capacity), name)
+        yield Part(number * size, min((number + 1) * size, capacity), name)
 
 
 class _Job:

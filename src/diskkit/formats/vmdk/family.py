@@ -48,7 +48,7 @@ def children_of(path: str) -> list[str]:
 
     Takes no lock, and reads little of each file: its first sector, and its descriptor if it has
     one. What a flat extent or a raw image holds is a guest's to choose, so neither is ever taken
-    for a VMDK. Raises `StorageError` if the folder, or a file in it that is named .vmdk, cannot be read.
+    for a VMDK. Raises `StorageError` if the folder cannot be read, or a file named .vmdk in it.
     """
     real = os.path.realpath(path)
     me = _identity(real)

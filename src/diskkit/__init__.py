@@ -36,8 +36,11 @@ if TYPE_CHECKING:
     from diskkit.tasks.child import create_child as create_child
     from diskkit.tasks.clone import clone as clone
     from diskkit.tasks.clone import create_disk as create_disk
+    from diskkit.tasks.compact import defragment as defragment
+    from diskkit.tasks.compact import shrink as shrink
     from diskkit.tasks.compare import compare as compare
     from diskkit.tasks.copy import convert as convert
+    from diskkit.tasks.grow import grow as grow
 
 __version__ = "0.1.0"
 
@@ -49,6 +52,9 @@ _HOMES = {
     "create_child": "tasks.child",
     "create_disk": "tasks.clone",
     "convert": "tasks.copy",
+    "defragment": "tasks.compact",
+    "grow": "tasks.grow",
+    "shrink": "tasks.compact",
     "Disk": "disk",
     **dict.fromkeys(
         (

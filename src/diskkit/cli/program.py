@@ -25,6 +25,9 @@ COMMANDS = {
     "check": "inspect:check",
     "convert": "transfer:convert",
     "create": "transfer:create",
+    "grow": "maintain:grow",
+    "shrink": "maintain:shrink",
+    "defrag": "maintain:defrag",
 }
 """Verb: where it is. A new verb is a function and a line here."""
 

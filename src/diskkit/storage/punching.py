@@ -38,6 +38,20 @@ def erase(fd: int, offset: int, length: int, *, give_back: bool) -> None:
             offset += len(part)
 
 
+def give_back(fd: int, offset: int, length: int) -> bool:
+    """Make a range read as zeros and take no room; False where the filesystem cannot.
+
+    Unlike `erase` it never writes the zeros. Raises `OSError`.
+    """
+    try:
+        allocate(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length)
+    except OSError as error:
+        if error.errno not in _UNABLE:
+            raise
+        return False
+    return True
+
+
 def allocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2), which Python's own module does not offer with a mode. Raises `OSError`."""
     call = _fallocate()

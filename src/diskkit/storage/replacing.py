@@ -13,6 +13,8 @@ from diskkit.storage.newfile import passing_name, sync_folder, write_errors
 from diskkit.storage.writing import write_all
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from diskkit.interfaces import Storage
 
 
@@ -23,13 +25,23 @@ def replaced(old: Storage, data: bytes) -> LocalFile:
     are kept. Raises `StorageError`, and then the old file is there still, but for an error after
     the new one got its name: the text says so.
     """
+    return filled_anew(old, lambda fd: write_all(fd, data, 0))
+
+
+def filled_anew(old: Storage, fill: Callable[[int], object]) -> LocalFile:
+    """`replaced`, for more than fits into memory: `fill` writes it to a file descriptor.
+
+    What `fill` raises is raised, and the old file stays.
+    """
     real = os.path.realpath(old.name)
     temporary = passing_name(real)
     fd = -1
     try:
         with write_errors(old.name):
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            _fill(fd, data, old)
+            _make_alike(fd, old)
+            fill(fd)
+            os.fsync(fd)
             # Locked before anybody can find it, so that nobody comes between.
             locking.hold(fd, old.name, write=True)
             _check_same(real, old)
@@ -50,8 +62,8 @@ def replaced(old: Storage, data: bytes) -> LocalFile:
     return new
 
 
-def _fill(fd: int, data: bytes, old: Storage) -> None:
-    """Write the data, and make the file as accessible as the old one is."""
+def _make_alike(fd: int, old: Storage) -> None:
+    """Make the new file as accessible as the old one is."""
     assert old.descriptor is not None
     before, mine = os.fstat(old.descriptor), os.fstat(fd)
     if (before.st_uid, before.st_gid) != (mine.st_uid, mine.st_gid):
@@ -62,8 +74,6 @@ def _fill(fd: int, data: bytes, old: Storage) -> None:
             text = f"it belongs to {owner}, and a new file in its place would not: write as {owner}"
             raise StorageError(old.name, text, errno=error.errno) from error
     os.fchmod(fd, before.st_mode & 0o7777)
-    write_all(fd, data, 0)
-    os.fsync(fd)
 
 
 def _check_same(real: str, old: Storage) -> None:

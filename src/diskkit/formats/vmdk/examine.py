@@ -58,7 +58,7 @@ class _Tables:
         self.seen = _Seen(of.storage.size, SECTOR if packed else self.scheme.grain)
         self.step = step
         self.counts: dict[str, int] = {}
-        self.used = self.unaligned = self.table_bytes = 0
+        self.used = self.unaligned = self.table_bytes = self.late_tables = 0
 
     def problems(self) -> Iterator[Problem]:
         cover = self.scheme.entries * self.scheme.grain
@@ -71,6 +71,8 @@ class _Tables:
             good = np.flatnonzero((places > 0) & (reasons == 0))
             raw = self.tables.read_tables(places[good])
             self.table_bytes += raw.nbytes
+            if isinstance(self.map, SparseMap):
+                self.late_tables += int((places[good] >= self.map.header.overhead).sum())
             yield from self.entries(first + good, raw)
             if self.tables.spare is not None:
                 yield from self.twin(first, places, good, raw)
@@ -160,12 +162,25 @@ class _Tables:
         if self.unaligned:
             text = f"{self.unaligned} grains do not begin on a multiple of the grain size"
             yield self.warning("grain-table.unaligned", text)
-        header, size = self.map.header, self.map.storage.size
-        used = self.used * self.scheme.grain
-        leaked = size - max(header.overhead, used + header.overhead)
-        if leaked >= self.scheme.grain + self.table_bytes:
+        leaked = self.leaked(self.map.header.overhead)
+        # Tables that were made with their use may each leave a gap before the next grain.
+        if leaked >= self.scheme.grain * (1 + self.late_tables) + self.table_bytes:
             text = f"{format_size(leaked)} at the end or between grains belong to nothing"
             yield self.warning("leaked", text)
+
+    def leaked(self, overhead: int) -> int:
+        """Bytes after the first `overhead` that take room and belong to no grain.
+
+        What the filesystem has as a hole takes none: that is what is left of a zeroed grain.
+        """
+        storage = self.map.storage
+        rest = storage.size - overhead
+        if rest <= self.used * self.scheme.grain:
+            return 0
+        leaked = 0
+        for begin, end in storage.data_ranges(overhead, rest):
+            leaked += max(0, end - begin - self.seen.count(begin, end) * self.scheme.grain)
+        return leaked
 
     def error(self, code: str, text: str) -> Problem:
         return Problem(code, "error", self.path, text)
@@ -200,6 +215,15 @@ class _Seen:
             bits = self._bits.setdefault(phase, np.zeros(self._cells // 8 + 1, np.uint8))
             np.bitwise_or.at(bits, cells >> 3, np.left_shift(1, cells & 7).astype(np.uint8))
         return again
+
+    def count(self, begin: int, end: int) -> int:
+        """How many grains begin in a range of the file."""
+        total = 0
+        for phase, bits in self._bits.items():
+            low, high = (-(-(at - phase) // self._grain) + 1 for at in (begin, end))
+            part = np.unpackbits(bits[low >> 3 : (high >> 3) + 1], bitorder="little")
+            total += int(part[low & 7 : high - (low >> 3 << 3)].sum())
+        return total
 
     def _has(self, phase: int, cells: Int64) -> NDArray[np.bool_]:
         bits = self._bits.get(phase)

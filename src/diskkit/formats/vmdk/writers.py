@@ -30,7 +30,8 @@ _TABLE = _ENTRIES * 4
 _DESCRIPTOR = 20 * SECTOR
 """Room for an embedded descriptor, as VMware's tools leave it."""
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
-_VERSION_SPARSE, _VERSION_STREAM = 1, 3
+_VERSION_SPARSE, _VERSION_ZEROED, _VERSION_STREAM = 1, 2, 3
+_ZEROED = 1
 MOST_SPARSE = (1 << 32) * SECTOR - SECTOR
 """Largest capacity of a hosted sparse extent, bytes: table entries are 32-bit sector numbers."""
 
@@ -46,6 +47,10 @@ class Grains(NamedTuple):
     """Which of them are not all zeros; only these are stored."""
     packed: list[bytes]
     """The filled ones compressed, for a stream; else empty."""
+    blank: NDArray[np.bool_] | None = None
+    """Which others shall have room of their own, which then reads as zeros."""
+    zeroed: NDArray[np.bool_] | None = None
+    """Which others shall read as zeros whatever a parent holds, without room."""
 
 
 def pack_header(
@@ -57,6 +62,7 @@ def pack_header(
     redundant: int,
     directory: int,
     overhead: int,
+    grain: int = GRAIN,
 ) -> bytes:
     """The 512 bytes of a header; sizes and offsets in bytes."""
     compressed = bool(flags & layout.FLAG_COMPRESSED)
@@ -65,7 +71,7 @@ def pack_header(
         version,
         flags,
         capacity // SECTOR,
-        GRAIN // SECTOR,
+        grain // SECTOR,
         1 if descriptor else 0,
         descriptor // SECTOR,
         _ENTRIES,
@@ -81,63 +87,93 @@ def pack_header(
 class SparseWriter:
     """A monolithicSparse file, or one part of a split disk, into a new file."""
 
-    def __init__(self, fd: int, name: str, capacity: int, descriptor: bytes) -> None:
-        """`descriptor` is the text to embed; empty for a part of a split disk."""
-        self._fd, self._name = fd, name
-        room = _DESCRIPTOR if descriptor else 0
-        if len(descriptor) > room:
-            text = f"the descriptor of {len(descriptor)} bytes needs more than the {room} there are"
+    def __init__(
+        self,
+        fd: int,
+        name: str,
+        capacity: int,
+        descriptor: bytes,
+        *,
+        grain: int = GRAIN,
+        room: int = 0,
+    ) -> None:
+        """`descriptor` is the text to embed; empty for a part of a split disk.
+
+        `room` is for the text, bytes, whole sectors; the usual 20 sectors if it asks for less.
+        """
+        self._fd, self._name, self._grain = fd, name, grain
+        self._capacity = capacity
+        self._room = max(_DESCRIPTOR, room) if descriptor else 0
+        if len(descriptor) > self._room:
+            text = f"the descriptor of {len(descriptor)} bytes needs more than {self._room}"
             raise StorageError(name, text)
-        tables = ceil_div(capacity, GRAIN * _ENTRIES)
+        tables = ceil_div(capacity, grain * _ENTRIES)
         directory = align_up(tables * 4, SECTOR)
-        self._redundant = SECTOR + room
+        self._redundant = SECTOR + self._room
         self._directory = self._redundant + directory + tables * _TABLE
         self._first_table = (self._redundant + directory, self._directory + directory)
-        overhead = align_up(self._directory + directory + tables * _TABLE, GRAIN)
-        self._next = overhead
+        self._overhead = align_up(self._directory + directory + tables * _TABLE, grain)
+        self._next = self._overhead
         self._table, self._entries = -1, np.zeros(_ENTRIES, "<u4")
-        os.ftruncate(fd, overhead)
-        header = pack_header(
-            version=_VERSION_SPARSE,
-            flags=layout.FLAG_NEWLINES | layout.FLAG_REDUNDANT,
-            capacity=capacity,
-            descriptor=room,
-            redundant=self._redundant,
-            directory=self._directory,
-            overhead=overhead,
-        )
-        write_all(self._fd, header + descriptor, 0)
+        self._any_zeroed = False
+        os.ftruncate(fd, self._overhead)
+        write_all(self._fd, self._header() + descriptor, 0)
         steps = np.arange(tables, dtype=np.int64) * _TABLE
         for at, first in zip((self._redundant, self._directory), self._first_table, strict=True):
             write_all(self._fd, ((first + steps) // SECTOR).astype("<u4").tobytes(), at)
 
     def write(self, grains: Grains) -> int:
         """Store the filled grains; returns the bytes written."""
-        chosen = np.flatnonzero(grains.filled)
-        if self._next + len(chosen) * GRAIN > MOST_SPARSE:
+        filled = grains.filled
+        stored = filled if grains.blank is None else filled | grains.blank
+        count = int(stored.sum())
+        if self._next + count * self._grain > MOST_SPARSE:
             raise StorageError(self._name, "a sparse extent cannot grow beyond 2 TiB")
+        places = self._next + (np.cumsum(stored) - 1) * self._grain
+        entries = np.where(stored, places // SECTOR, 0)
+        if grains.zeroed is not None and grains.zeroed.any():
+            entries[grains.zeroed & ~stored] = _ZEROED
+            self._any_zeroed = True
+        self._enter(grains.first, entries)
+        chosen = np.flatnonzero(filled)
         edges = np.flatnonzero(np.diff(chosen) != 1) + 1
-        for run in np.split(chosen, edges):
-            begin, end = int(run[0]) * GRAIN, (int(run[-1]) + 1) * GRAIN
-            self._enter(grains.first + run)
-            write_all(self._fd, grains.data[begin:end], self._next)
-            self._next += end - begin
-        return len(chosen) * GRAIN
+        for run in np.split(chosen, edges) if len(chosen) else []:
+            begin, end = int(run[0]) * self._grain, (int(run[-1]) + 1) * self._grain
+            write_all(self._fd, grains.data[begin:end], int(places[run[0]]))
+        self._next += count * self._grain
+        return len(chosen) * self._grain
 
     def finish(self) -> None:
         """Write the last table and give the file its size."""
         self._flush()
+        if self._any_zeroed:
+            write_all(self._fd, self._header(), 0)
         os.ftruncate(self._fd, self._next)
 
-    def _enter(self, numbers: NDArray[np.int64]) -> None:
-        """Note where consecutive grains will lie."""
-        places = self._next // SECTOR + np.arange(len(numbers)) * (GRAIN // SECTOR)
-        for table in range(int(numbers[0]) // _ENTRIES, int(numbers[-1]) // _ENTRIES + 1):
+    def _header(self) -> bytes:
+        flags = layout.FLAG_NEWLINES | layout.FLAG_REDUNDANT
+        return pack_header(
+            version=_VERSION_ZEROED if self._any_zeroed else _VERSION_SPARSE,
+            flags=flags | (layout.FLAG_ZEROED if self._any_zeroed else 0),
+            capacity=self._capacity,
+            descriptor=self._room,
+            redundant=self._redundant,
+            directory=self._directory,
+            overhead=self._overhead,
+            grain=self._grain,
+        )
+
+    def _enter(self, first: int, entries: NDArray[np.int64]) -> None:
+        """Note what consecutive grains are: where they will lie, or that they are zeros."""
+        numbers = first + np.arange(len(entries))
+        for table in range(first // _ENTRIES, int(numbers[-1]) // _ENTRIES + 1):
+            inside = numbers // _ENTRIES == table
+            if not entries[inside].any():
+                continue
             if table != self._table:
                 self._flush()
                 self._table = table
-            inside = numbers // _ENTRIES == table
-            self._entries[numbers[inside] % _ENTRIES] = places[inside]
+            self._entries[numbers[inside] % _ENTRIES] = entries[inside]
 
     def _flush(self) -> None:
         if self._table < 0:

@@ -71,7 +71,7 @@ class CowdWriter(GrainWriter):
 
     def make_table(self, number: int) -> tuple[int, ...]:
         """Where the next grain would go."""
-        return (self.room(esx.COWD_TABLE_ENTRIES * 4),)
+        return (self.room(esx.COWD_TABLE_ENTRIES * 4, SECTOR),)
 
     def announce(self) -> None:
         """freeSector, before any entry needs it."""

@@ -238,19 +238,19 @@ class GrainWriter(BlockWriter):
     def allocate(self, first: int, count: int) -> list[tuple[int, int, int, bool]]:
         """At the end of the file; a grain that was zeroed gets the room back that it had."""
         if not self._parked or not any(g in self._parked for g in range(first, first + count)):
-            return [(first, count, self.room(count * self.granularity), True)]
+            return [(first, count, self.room(count * self.granularity, self.alignment), True)]
         parts = []
         for grain in range(first, first + count):
             place = self._parked.pop(grain, -1)
             blank = place < 0
             if blank:
-                place = self.room(self.granularity)
+                place = self.room(self.granularity, self.alignment)
             parts.append((grain, 1, place, blank))
         return parts
 
-    def room(self, length: int) -> int:
+    def room(self, length: int, alignment: int) -> int:
         """`length` bytes at the end of what is in use, inside the file, reading as zeros."""
-        place = align_up(self._next, self.alignment)
+        place = align_up(self._next, alignment)
         if place + length > self.limit:
             text = f"the extent cannot grow beyond {self.limit} bytes"
             raise StorageError(self.storage.name, f"{text} (shrink it, or convert the disk)")

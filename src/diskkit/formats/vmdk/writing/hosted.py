@@ -18,7 +18,7 @@ from diskkit.formats.vmdk import layout
 from diskkit.formats.vmdk.sparse import HostedScheme, SparseMap
 from diskkit.formats.vmdk.writing.grains import GrainWriter, check_unclean
 from diskkit.interfaces import ZEROS
-from diskkit.units import SECTOR
+from diskkit.units import SECTOR, align_up
 
 if TYPE_CHECKING:
     from diskkit.formats.link import Extent, Link
@@ -80,8 +80,8 @@ class HostedWriter(GrainWriter):
     def make_table(self, number: int) -> tuple[int, ...]:
         """Room at the end, for the redundant copy too: files whose tables come with their use."""
         copies = 2 if self.tables.spare is not None else 1
-        size = self._entries * self.scheme.width
-        place = self.room(copies * size)
+        size = align_up(self._entries * self.scheme.width, SECTOR)
+        place = self.room(copies * size, SECTOR)
         return tuple(place + copy * size for copy in range(copies))
 
     def link_tables(self, made: dict[int, tuple[int, ...]]) -> None:

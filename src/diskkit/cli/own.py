@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that change what a disk says of itself, not its content: meta."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from diskkit.cli.failures import DONE, FAILED, say
+from diskkit.cli.options import Common, DiskName, Json, with_common
+from diskkit.errors import UsageError, printable_line
+
+
+@with_common
+def meta(
+    disk: DiskName,
+    common: Common,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY[=VALUE]", help="Keys to print or to set.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Print a disk's metadata: all of it, or some keys; or set keys, all at once or none."""
+    pairs = [word.partition("=") for word in words or ()]
+    setting = [bool(equals) for _, equals, _ in pairs]
+    if any(setting) and not all(setting):
+        raise UsageError("meta: either print keys or set them")
+    names = [key[4:] if key.lower().startswith("ddb.") else key for key, _, _ in pairs]
+    if any(setting):
+        return _set(disk, common, names, [value for _, _, value in pairs], as_json=as_json)
+    from diskkit.tasks.metadata import read_metadata
+
+    found = read_metadata(disk, policy=common.policy)
+    by_key = {key.lower(): key for key in found}
+    for name in names:
+        if name.lower() not in by_key:
+            say(f"{disk}: its metadata has no key {name}")
+            return FAILED
+    chosen = {k: found[k] for k in ([by_key[n.lower()] for n in names] if names else found)}
+    if as_json:
+        print(json.dumps(chosen, indent=2))
+    elif len(names) == 1:
+        print(printable_line(*chosen.values()))
+    else:
+        for key, value in chosen.items():
+            print(printable_line(f"{key} = {value}"))
+    return DONE
+
+
+def _set(disk: str, common: Common, names: list[str], values: list[str], *, as_json: bool) -> int:
+    if len({name.lower() for name in names}) < len(names):
+        raise UsageError("meta: a key is given twice")
+    from diskkit.tasks.metadata import write_metadata
+
+    write_metadata(disk, dict(zip(names, values, strict=True)), policy=common.policy)
+    summarize("meta", common, f"set {', '.join(names)}", as_json=as_json, keys=names)
+    return DONE
+
+
+def summarize(verb: str, common: Common, text: str, *, as_json: bool, **more: object) -> None:
+    """Say what was done: a line for people, or the summary for programs."""
+    if as_json:
+        print(json.dumps({"message_type": "summary", "verb": verb, **more}))
+    elif not common.quiet:
+        print(printable_line(text), file=sys.stderr)

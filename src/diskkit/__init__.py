@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from diskkit.tasks.compact import shrink as shrink
     from diskkit.tasks.compare import compare as compare
     from diskkit.tasks.copy import convert as convert
+    from diskkit.tasks.metadata import read_metadata as read_metadata
+    from diskkit.tasks.metadata import write_metadata as write_metadata
     from diskkit.tasks.grow import grow as grow
 
 __version__ = "0.1.0"
@@ -52,6 +54,8 @@ _HOMES = {
     "create_child": "tasks.child",
     "create_disk": "tasks.clone",
     "convert": "tasks.copy",
+    "read_metadata": "tasks.metadata",
+    "write_metadata": "tasks.metadata",
     "defragment": "tasks.compact",
     "grow": "tasks.grow",
     "shrink": "tasks.compact",

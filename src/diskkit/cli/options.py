@@ -74,6 +74,9 @@ def _common(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse what is merely suspicious.")
     ] = False,
+    ignore_locks: Annotated[
+        bool, typer.Option("--ignore-locks", help="Read a disk that another program may write.")
+    ] = False,
     max_depth: Annotated[
         int, typer.Option("--max-depth", metavar="N", help="Links a chain may have, at most 256.")
     ] = 64,
@@ -92,6 +95,7 @@ def _common(
         noaccess_zeros=noaccess_zeros,
         single_link=single_link,
         strict=strict,
+        ignore_locks=ignore_locks,
         max_depth=max_depth,
         warn=(lambda text: None) if quiet else warn,
     )

@@ -25,6 +25,7 @@ COMMANDS = {
     "check": "inspect:check",
     "convert": "transfer:convert",
     "create": "transfer:create",
+    "meta": "own:meta",
     "grow": "maintain:grow",
     "shrink": "maintain:shrink",
     "defrag": "maintain:defrag",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def read_metadata(
     disk: str | os.PathLike[str], *, policy: OpenPolicy | None = None
 ) -> dict[str, str]:
-    """All keys, without "ddb.", and values: the disk's own, and its parents' where it is silent.
+    """All keys, without "ddb.": the disk's own, and its parents' where it is silent.
 
     Raises `UsageError` for a raw image, which has none, and what opening the disk raises.
     """

@@ -460,16 +460,39 @@ def test_change_tracking_ends_with_a_warning(tmp_path: Path, kind: str) -> None:
 
 
 def test_unknown_keys_and_a_large_descriptor_area_stay(tmp_path: Path) -> None:
-    path = tmp_path / "a.vmdk"
-    hosted_sparse(path, CAPACITY, {2: sample_grain(1), 0: sample_grain(2)}, order=[2, 0])
-    text = path.read_bytes()[512 : 512 * 21].rstrip(b"\0") + b'ddb.vendor.x = "kept"\n'
-    with path.open("r+b") as file:
-        file.seek(512)
-        file.write(text)
-    diskkit.defragment(path)
-    assert path.read_bytes()[512 : 512 * 21].rstrip(b"\0") == text
+    path, room = tmp_path / "a.vmdk", 64 * 512
+    diskkit.create_disk(path, MIB)
+    vendor = "".join(f'ddb.vendor.{i} = "{"kept " * 20}"\n' for i in range(100)).encode()
+    text = path.read_bytes()[512 : 512 * 21].rstrip(b"\0") + vendor
+    with path.open("wb+") as file:
+        writer = SparseWriter(file.fileno(), "a.vmdk", MIB, text, room=room)
+        for number in (3, 1):
+            writer.write(Stored(number, memoryview(b"x" * 65536), np.array([True]), []))
+        writer.finish()
+    content = _content(path)
+    assert diskkit.defragment(path).changed
+    assert _header(path).descriptor_size == room
+    assert path.read_bytes()[512 : 512 + room].rstrip(b"\0") == text
     diskkit.grow(path, 64 * MIB)
-    assert b'ddb.vendor.x = "kept"' in path.read_bytes()[512 : 512 * 21]
+    assert vendor in path.read_bytes()[512 : 512 + room]
+    _healthy(path, content.ljust(64 * MIB, b"\0"))
+
+
+@pytest.mark.parametrize("kind", ["monolithicFlat", "vmfs"])
+def test_a_flat_file_that_cannot_grow_has_its_old_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = _used(tmp_path, kind)
+    file = _file(path)
+    size = file.stat().st_size
+
+    def fail(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError, match="No space left"):
+        diskkit.grow(path, 20 * MIB)
+    assert file.stat().st_size == size
 
 
 def test_random_disks_keep_their_content(tmp_path: Path) -> None:

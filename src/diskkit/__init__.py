@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from diskkit.tasks.copy import convert as convert
     from diskkit.tasks.metadata import read_metadata as read_metadata
     from diskkit.tasks.metadata import write_metadata as write_metadata
+    from diskkit.tasks.remove import remove_disk as remove_disk
+    from diskkit.tasks.rename import rename_disk as rename_disk
     from diskkit.tasks.grow import grow as grow
 
 __version__ = "0.1.0"
@@ -55,6 +57,8 @@ _HOMES = {
     "create_disk": "tasks.clone",
     "convert": "tasks.copy",
     "read_metadata": "tasks.metadata",
+    "remove_disk": "tasks.remove",
+    "rename_disk": "tasks.rename",
     "write_metadata": "tasks.metadata",
     "defragment": "tasks.compact",
     "grow": "tasks.grow",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs that change what a disk says of itself, not its content: meta."""
+"""The verbs that change what a disk says of itself, not its content: meta, rename, rm."""
 
 from __future__ import annotations
 
@@ -57,6 +57,37 @@ def _set(disk: str, common: Common, names: list[str], values: list[str], *, as_j
 
     write_metadata(disk, dict(zip(names, values, strict=True)), policy=common.policy)
     summarize("meta", common, f"set {', '.join(names)}", as_json=as_json, keys=names)
+    return DONE
+
+
+@with_common
+def rename(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The disk: its descriptor.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name, or path.")],
+    common: Common,
+    as_json: Json = False,
+) -> int:
+    """Rename a disk with all its files, or move it on its filesystem. Nothing is replaced."""
+    from diskkit.tasks.rename import rename_disk
+
+    done = rename_disk(old, new, policy=common.policy)
+    text = f"renamed {old} to {new}, {len(done.files)} files"
+    summarize("rename", common, text, as_json=as_json, **done._asdict())
+    return DONE
+
+
+@with_common
+def rm(
+    disk: DiskName,
+    common: Common,
+    force: Annotated[bool, typer.Option("--force", help="Though it has children.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Remove one link of a disk with all its files, never its parents."""
+    from diskkit.tasks.remove import remove_disk
+
+    gone = remove_disk(disk, force=force, policy=common.policy)
+    summarize("rm", common, f"removed {len(gone)} files", as_json=as_json, files=gone)
     return DONE
 
 

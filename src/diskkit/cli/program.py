@@ -26,6 +26,8 @@ COMMANDS = {
     "convert": "transfer:convert",
     "create": "transfer:create",
     "meta": "own:meta",
+    "rename": "own:rename",
+    "rm": "own:rm",
     "grow": "maintain:grow",
     "shrink": "maintain:shrink",
     "defrag": "maintain:defrag",

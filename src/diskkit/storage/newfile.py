@@ -114,7 +114,11 @@ def _publish(temporary: str, name: str, force: bool) -> None:
             raise UsageError(f"{name}: exists already (--force replaces it)") from None
         os.rename(temporary, name)
     else:
-        os.unlink(temporary)
+        try:
+            os.unlink(temporary)
+        except OSError:
+            os.unlink(name)  # whoever is told of a failure finds no file
+            raise
 
 
 def sync_folder(folder: str) -> None:

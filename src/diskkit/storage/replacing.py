@@ -39,7 +39,7 @@ def filled_anew(old: Storage, fill: Callable[[int], object]) -> LocalFile:
     try:
         with write_errors(old.name):
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            _make_alike(fd, old)
+            make_alike(fd, old)
             fill(fd)
             os.fsync(fd)
             # Locked before anybody can find it, so that nobody comes between.
@@ -62,7 +62,7 @@ def filled_anew(old: Storage, fill: Callable[[int], object]) -> LocalFile:
     return new
 
 
-def _make_alike(fd: int, old: Storage) -> None:
+def make_alike(fd: int, old: Storage) -> None:
     """Make the new file as accessible as the old one is."""
     assert old.descriptor is not None
     before, mine = os.fstat(old.descriptor), os.fstat(fd)

@@ -257,14 +257,27 @@ class _Files:
         self._link = link
         self._place = place
         self._writable = policy.writable
+        lines = link.descriptor.extents if link.descriptor and policy.writable else ()
+        self._written = {e.name for e in lines if e.access == "RW"}
+        """Names of files that some line lets us write to."""
         self._flat: dict[object, Storage | None] = {link.storage.identity: None}
         """By identity: the file of flat extents, else None."""
+        self._named: dict[str, object] = {}
+        """The identity of each that was opened."""
 
     def open(self, line: ExtentLine) -> Storage:
         """The file of `line`, owned by the link. It is opened once, however many lines name it."""
         assert line.name is not None
-        storage = self._place.open_extent(line.name, write=self._writable and line.access == "RW")
-        key, is_flat = storage.identity, line.kind in _FLAT_KINDS
+        is_flat = line.kind in _FLAT_KINDS
+        if self._writable and line.name in self._named:
+            # Its lock would be in our own way.
+            known = self._flat[self._named[line.name]]
+            if known is not None and is_flat:
+                return known
+            raise _extent_error(self._link, line, "names a file that another extent uses already")
+        storage = self._place.open_extent(line.name, write=line.name in self._written)
+        key = storage.identity
+        self._named[line.name] = key
         if key not in self._flat:
             self._link.storages.append(storage)
             self._flat[key] = storage if is_flat else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from diskkit import formats
 from diskkit.errors import ChainError, DiskkitError, FormatError, StorageError
@@ -54,17 +54,35 @@ def children_of(path: str) -> list[str]:
     me = _identity(real)
     hints: dict[str, str] = {}
     flat: set[str] = set()
-    for name, file, text in _descriptors(os.path.dirname(real)):
-        hint, extents = _said(text)
-        flat |= extents
-        if hint is not None and file != me:
-            hints[name] = hint
     folder = os.path.dirname(real)
+    for found in _descriptors(folder):
+        hint, extents = _said(found.text)
+        flat |= extents
+        if hint is not None and found.file != me:
+            hints[found.name] = hint
     return [
         os.path.join(folder, name)
         for name, hint in sorted(hints.items())
         if name not in flat and _parent(os.path.join(folder, name), hint) == me
     ]
+
+
+def others_using(path: str, names: set[str]) -> list[str]:
+    """The other descriptors in the folder of the file `path` that name one of these extents."""
+    real = os.path.realpath(path)
+    me = _identity(real)
+    folder = os.path.dirname(real)
+    users = []
+    for found in _descriptors(folder):
+        if found.embedded or found.file == me:
+            continue
+        try:
+            extents = descriptor.parse(found.text).extents
+        except FormatError:
+            continue
+        if any(os.path.normpath(e.name) in names for e in extents if e.name):
+            users.append(os.path.join(folder, found.name))
+    return sorted(users)
 
 
 def _identity(path: str) -> tuple[int, int]:
@@ -82,8 +100,17 @@ def _parent(child: str, hint: str) -> tuple[int, int] | None:
         return None
 
 
-def _descriptors(folder: str) -> Iterator[tuple[str, tuple[int, int], bytes]]:
-    """Name, identity and descriptor of every file in a folder that may have one."""
+class _Found(NamedTuple):
+    """A file that has a descriptor."""
+
+    name: str
+    file: tuple[int, int]
+    text: bytes
+    embedded: bool
+
+
+def _descriptors(folder: str) -> Iterator[_Found]:
+    """Every file in a folder that has a descriptor, or may have one."""
     try:
         with os.scandir(folder) as entries:
             files = [e.name for e in entries if e.is_file()]
@@ -105,29 +132,29 @@ def _descriptors(folder: str) -> Iterator[tuple[str, tuple[int, int], bytes]]:
             raise StorageError(path, text, errno=error.errno) from error
         try:
             found = os.fstat(fd)
-            content = _text(fd, found.st_size)
+            content, embedded = _text(fd, found.st_size)
         except OSError as error:
             text = f"it may be a child, and cannot be read: {error.strerror}"
             raise StorageError(path, text, errno=error.errno) from error
         finally:
             os.close(fd)
         if content:
-            yield name, (found.st_dev, found.st_ino), content
+            yield _Found(name, (found.st_dev, found.st_ino), content, embedded)
 
 
-def _text(fd: int, size: int) -> bytes:
-    """The descriptor in an open file; empty if it has none."""
+def _text(fd: int, size: int) -> tuple[bytes, bool]:
+    """The descriptor in an open file, empty if it has none, and whether it is an extent's."""
     head = os.pread(fd, SECTOR, 0)
     if head[:4] == layout.MAGIC_SPARSE and len(head) == SECTOR:
         at, sectors = _PLACE.unpack_from(head, _PLACE_AT)
         if not 0 < at * SECTOR < size:
-            return b""
+            return b"", True
         length = min(sectors * SECTOR, descriptor.MAX_BYTES, size - at * SECTOR)
-        return os.pread(fd, length, at * SECTOR).partition(b"\0")[0]
+        return os.pread(fd, length, at * SECTOR).partition(b"\0")[0], True
     if size > descriptor.MAX_BYTES or b"\0" in head:
-        return b""
+        return b"", False
     text = head if size <= SECTOR else os.pread(fd, size, 0)
-    return text if b"version" in text.lower() else b""
+    return text if b"version" in text.lower() else b"", False
 
 
 def _said(text: bytes) -> tuple[str | None, set[str]]:

@@ -6,7 +6,7 @@ renamed over the old.
 
 One inside a sparse extent shares that file with the grains, so it has to change in place. A write
 of one sector happens wholly or not at all; several may be torn, and between two flushes any of them
-may come first. If the area of the descriptor changes in one sector only, that sector is written.
+may come first. If a few bytes next to each other change, only they are written.
 Otherwise the header, itself one sector, says which text counts. With the old text at the area's
 begin (readers such as qemu look for content IDs there and nowhere else):
 
@@ -30,10 +30,11 @@ import fcntl
 import os
 import struct
 from array import array
+from contextlib import suppress
 from sys import byteorder
 from typing import TYPE_CHECKING, cast
 
-from diskkit.errors import UsageError
+from diskkit.errors import StorageError, UsageError
 from diskkit.formats.vmdk import descriptor, layout
 from diskkit.storage.replacing import replaced
 from diskkit.units import SECTOR, align_up
@@ -46,6 +47,8 @@ _PLACE = struct.Struct("<QQ")
 _PLACE_AT = 28
 """Where in the header the descriptor's offset and size are."""
 _PIECE = 1 << 20
+_PIECE_OF_SECTOR = SECTOR // 2
+"""What is written in place without a second thought: less than the medium's unit, to be safe."""
 
 
 def replace(link: Link, text: bytes) -> None:
@@ -102,9 +105,13 @@ class _Area:
             return
         used = align_up(len(old.partition(b"\0")[0]) + 1, SECTOR)
         new = text.ljust(len(old), b"\0")
-        if need <= len(old) and self.in_one_sector(old, new):
+        if need > len(old):
+            raise self.no_room(len(text), used, len(old))
+        if self.in_one(_PIECE_OF_SECTOR, old, new):
             return
         if max(used, need) + need > len(old):
+            if self.in_one(SECTOR, old, new):
+                return
             raise self.no_room(len(text), used, len(old))
         copy = self.end - need
         self.put(copy, text.ljust(need, b"\0"))
@@ -113,13 +120,20 @@ class _Area:
         self.name(self.begin, len(old))
         self.put(copy, bytes(need))
 
-    def in_one_sector(self, old: bytes, new: bytes) -> bool:
-        """Write the change if it is in one sector; False if it is in more."""
-        sectors = [i for i in range(0, len(old), SECTOR) if old[i:][:SECTOR] != new[i:][:SECTOR]]
-        if len(sectors) > 1:
+    def in_one(self, unit: int, old: bytes, new: bytes) -> bool:
+        """Write the change if it lies in one unit; False if it does not."""
+        changed = [i for i in range(len(old)) if old[i] != new[i]]
+        if not changed:
+            return True
+        low, high = changed[0], changed[-1] + 1
+        if low // unit != (high - 1) // unit:
             return False
-        for at in sectors:
-            self.put(self.begin + at, new[at : at + SECTOR])
+        try:
+            self.put(self.begin + low, new[low:high])
+        except StorageError:
+            with suppress(StorageError):
+                self.put(self.begin + low, old[low:high])
+            raise
         return True
 
     def move_home(self, text: bytes) -> None:

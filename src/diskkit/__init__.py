@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from diskkit.runs import Range as Range
     from diskkit.runs import Run as Run
     from diskkit.runs import State as State
+    from diskkit.tasks.attach import attach as attach
+    from diskkit.tasks.attach import rebase as rebase
     from diskkit.tasks.changed import changed as changed
     from diskkit.tasks.check import check as check
     from diskkit.tasks.child import create_child as create_child
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "attach": "tasks.attach",
+    "rebase": "tasks.attach",
     "changed": "tasks.changed",
     "check": "tasks.check",
     "clone": "tasks.clone",

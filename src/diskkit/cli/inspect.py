@@ -66,11 +66,31 @@ def map_(
 
 
 @with_common
-def chain(disk: DiskName, common: Common, as_json: Json = False) -> int:
-    """Show the links of a disk, leaf first, and where the chain is broken."""
-    from diskkit.cli.tree import show_chain
+def chain(
+    words: Annotated[
+        list[str], typer.Argument(metavar="DISK | attach PARENT CHILD", help="What to show or do.")
+    ],
+    common: Common,
+    force: Annotated[
+        bool, typer.Option("--force", help="Attach a disk though it has children.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Show the links of a disk, leaf first, and where the chain is broken; or attach a child."""
+    # One word is always a disk, so that one called "attach" can be shown, too.
+    if len(words) == 1:
+        from diskkit.cli.tree import show_chain
 
-    return show_chain(disk, common, as_json=as_json)
+        return show_chain(words[0], common, as_json=as_json)
+    if words[0] != "attach" or len(words) != 3:
+        raise UsageError("chain: give a disk, or: attach PARENT CHILD")
+    from diskkit.cli.own import summarize
+    from diskkit.tasks.attach import attach
+
+    _, parent, child = words
+    attach(parent, child, policy=common.policy._replace(force=force))
+    summarize("chain attach", common, f"{child} is a child of {parent} now", as_json=as_json)
+    return DONE
 
 
 @with_common

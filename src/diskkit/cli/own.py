@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs that change what a disk says of itself, not its content: meta, rename, rm."""
+"""The verbs that change what a disk says of itself, not its content: meta, rename, rm, rebase."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from diskkit.cli.failures import DONE, FAILED, say
-from diskkit.cli.options import Common, DiskName, Json, with_common
+from diskkit.cli.options import Common, DiskName, Json, Threads, with_common
+from diskkit.cli.progress import watched
 from diskkit.errors import UsageError, printable_line
 
 
@@ -88,6 +89,29 @@ def rm(
 
     gone = remove_disk(disk, force=force, policy=common.policy)
     summarize("rm", common, f"removed {len(gone)} files", as_json=as_json, files=gone)
+    return DONE
+
+
+@with_common
+def rebase(
+    disk: DiskName,
+    common: Common,
+    parent: Annotated[str, typer.Option("--parent", metavar="PARENT", help="The new parent.")],
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="Take PARENT's content for right, unread.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Though it has children.")] = False,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> int:
+    """Put a link on another parent, if its content stays what it is."""
+    from diskkit.tasks.attach import rebase as move
+
+    policy = common.policy._replace(force=force)
+    with watched("comparing", common, as_json=as_json) as progress:
+        move(disk, parent, unsafe=unsafe, policy=policy, threads=threads, progress=progress)
+    text = f"{disk} is a child of {parent} now"
+    summarize("rebase", common, text, as_json=as_json, verified=not unsafe)
     return DONE
 
 

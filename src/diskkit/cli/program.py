@@ -28,6 +28,7 @@ COMMANDS = {
     "meta": "own:meta",
     "rename": "own:rename",
     "rm": "own:rm",
+    "rebase": "own:rebase",
     "grow": "maintain:grow",
     "shrink": "maintain:shrink",
     "defrag": "maintain:defrag",

@@ -17,8 +17,8 @@ from diskkit.formats.vmdk.sparse import SparseMap
 from diskkit.formats.vmdk.stream import check_marker
 from diskkit.formats.vmdk.tablemap import TableMap
 from diskkit.problem import Problem, from_error
-from diskkit.runs import State
-from diskkit.units import SECTOR, format_size
+from diskkit.runs import State, joined
+from diskkit.units import SECTOR, align_down, align_up, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -177,9 +177,14 @@ class _Tables:
         rest = storage.size - overhead
         if rest <= self.used * self.scheme.grain:
             return 0
-        leaked = 0
-        for begin, end in storage.data_ranges(overhead, rest):
-            leaked += max(0, end - begin - self.seen.count(begin, end) * self.scheme.grain)
+        grain, leaked = self.scheme.grain, 0
+        whole = (
+            (align_down(begin, grain), align_up(end, grain))
+            for begin, end in storage.data_ranges(overhead, rest)
+        )
+        for begin, end in joined(whole):
+            used = self.seen.count(begin - grain + 1, end) * grain
+            leaked += max(0, min(end, storage.size) - begin - used)
         return leaked
 
     def error(self, code: str, text: str) -> Problem:

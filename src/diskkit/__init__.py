@@ -42,11 +42,13 @@ if TYPE_CHECKING:
     from diskkit.tasks.compact import shrink as shrink
     from diskkit.tasks.compare import compare as compare
     from diskkit.tasks.copy import convert as convert
+    from diskkit.tasks.grow import grow as grow
+    from diskkit.tasks.merge import commit as commit
+    from diskkit.tasks.merge import flatten as flatten
     from diskkit.tasks.metadata import read_metadata as read_metadata
     from diskkit.tasks.metadata import write_metadata as write_metadata
     from diskkit.tasks.remove import remove_disk as remove_disk
     from diskkit.tasks.rename import rename_disk as rename_disk
-    from diskkit.tasks.grow import grow as grow
 
 __version__ = "0.1.0"
 
@@ -55,6 +57,8 @@ _HOMES = {
     "rebase": "tasks.attach",
     "changed": "tasks.changed",
     "check": "tasks.check",
+    "commit": "tasks.merge",
+    "flatten": "tasks.merge",
     "clone": "tasks.clone",
     "compare": "tasks.compare",
     "create_child": "tasks.child",

@@ -106,10 +106,12 @@ def test_a_crash_loses_nothing_that_was_flushed(chain: tuple[str, ...], tmp_path
     folder = tmp_path / "disk"
     folder.mkdir()
     path, before = _make(folder, chain)
-    with record(folder) as recording:
-        with diskkit.open_disk(path, writable=True, experimental=True) as disk:
-            steps = _work(disk, len(chain) * 7 + 1, 24, recording)
-            final = disk.read(0, disk.size)
+    with (
+        record(folder) as recording,
+        diskkit.open_disk(path, writable=True, experimental=True) as disk,
+    ):
+        steps = _work(disk, len(chain) * 7 + 1, 24, recording)
+        final = disk.read(0, disk.size)
     for number, state in enumerate(states(recording, most=300, seed=3, draws=20)):
         place = tmp_path / f"state{number}"
         materialise(state, place)

@@ -45,7 +45,8 @@ class Writing(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.disk: diskkit.Disk | None = None
-        self.wrote = self.cid = 0
+        self.wrote = False
+        self.cid: str | int | None = None
 
     @initialize(chain=writable_chains())
     def make(self, chain: tuple[int, list[tuple[Kind, Grains]]]) -> None:
@@ -60,7 +61,7 @@ class Writing(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.disk = diskkit.open_disk(self.path, writable=True, experimental=True)
-        self.cid = self.disk.info.cid or 0
+        self.cid = self.disk.info.cid
         self.wrote = False
 
     def span(self, place: float, length: int) -> tuple[int, int]:

@@ -68,7 +68,10 @@ def map_(
 @with_common
 def chain(
     words: Annotated[
-        list[str], typer.Argument(metavar="DISK | attach PARENT CHILD", help="What to show or do.")
+        list[str],
+        typer.Argument(
+            metavar="DISK | attach PARENT CHILD | flatten DISK", help="What to show or do."
+        ),
     ],
     common: Common,
     force: Annotated[
@@ -76,14 +79,18 @@ def chain(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Show the links of a disk, leaf first, and where the chain is broken; or attach a child."""
+    """Show a disk's links, leaf first, and where the chain is broken; or attach or flatten one."""
     # One word is always a disk, so that one called "attach" can be shown, too.
     if len(words) == 1:
         from diskkit.cli.tree import show_chain
 
         return show_chain(words[0], common, as_json=as_json)
+    if words[0] == "flatten" and len(words) == 2:
+        from diskkit.cli.maintain import flatten
+
+        return flatten(words[1], common, as_json=as_json)
     if words[0] != "attach" or len(words) != 3:
-        raise UsageError("chain: give a disk, or: attach PARENT CHILD")
+        raise UsageError("chain: give a disk, or: attach PARENT CHILD, or: flatten DISK")
     from diskkit.cli.own import summarize
     from diskkit.tasks.attach import attach
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs that change how a disk is stored: grow, shrink, defrag."""
+"""The verbs that change how a disk is stored: grow, shrink, defrag, commit; and chain flatten."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import typer
 from diskkit.cli.failures import DONE
 from diskkit.cli.options import Common, DiskName, Json, Threads, with_common
 from diskkit.cli.progress import watched
-from diskkit.errors import DiskkitError
+from diskkit.errors import DiskkitError, printable_line
 from diskkit.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diskkit.tasks.compact import Compacted
+    from diskkit.tasks.merge import Merged
 
 
 @with_common
@@ -107,4 +108,47 @@ def _tell(verb: str, done: Compacted, common: Common, *, as_json: bool) -> int:
         if done.changed:
             text = f"{format_size(done.before)} before, {format_size(done.after)} now"
             print(f"{text} ({done.seconds:.1f} s)", file=sys.stderr)
+    return DONE
+
+
+@with_common
+def commit(
+    disk: DiskName,
+    common: Common,
+    force: Annotated[
+        bool, typer.Option("--force", help="Though the parent has other children.")
+    ] = False,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> int:
+    """Move what a child holds into its parent, and remove the child."""
+    from diskkit.tasks.merge import commit as work
+
+    policy = common.policy._replace(force=force)
+    with (
+        _errors(as_json),
+        watched("committing", common, as_json=as_json, status_lines=True) as step,
+    ):
+        done = work(disk, policy=policy, threads=threads, progress=step)
+    return _merged("commit", done, common, as_json=as_json)
+
+
+def flatten(disk: str, common: Common, *, as_json: bool) -> int:
+    """`chain flatten`."""
+    from diskkit.tasks.merge import flatten as work
+
+    with (
+        _errors(as_json),
+        watched("flattening", common, as_json=as_json, status_lines=True) as step,
+    ):
+        done = work(disk, policy=common.policy, progress=step)
+    return _merged("chain flatten", done, common, as_json=as_json)
+
+
+def _merged(verb: str, done: Merged, common: Common, *, as_json: bool) -> int:
+    if as_json:
+        _summary(verb, **done._asdict())
+    elif not common.quiet:
+        text = f"{done.path} holds it all now: {format_size(done.bytes_written)} were written"
+        print(printable_line(text), file=sys.stderr)
     return DONE

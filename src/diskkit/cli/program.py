@@ -32,6 +32,7 @@ COMMANDS = {
     "grow": "maintain:grow",
     "shrink": "maintain:shrink",
     "defrag": "maintain:defrag",
+    "commit": "maintain:commit",
 }
 """Verb: where it is. A new verb is a function and a line here."""
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Merging links: `commit` moves a child's data down into its parent, `flatten` moves all parents'
-data up into the child.
+"""Merging links: `commit` moves a child's data down, `flatten` moves all parents' data up.
 
 At every moment of both the child reads as before, whatever is lost in a crash: commit writes only
 what the child hides, flatten only what it shows. So neither changes a content ID before it is done.
@@ -16,6 +15,7 @@ base. Its content has not changed, so it keeps its content ID, and its own child
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -67,12 +67,12 @@ def commit(
     """
     path = os.fspath(name)
     policy = policy or OpenPolicy()
-    refuse_parent(path)
     parent_path = _parent_of(path, policy)
+    refuse_parent(path)
     others = [c for c in children_of(parent_path) if os.path.realpath(c) != os.path.realpath(path)]
     if others and not policy.force:
         raise ChainError(
-            f"its parent has another child, {os.path.basename(others[0])}, which would become "
+            f"its parent has another child, {Path(others[0]).name}, which would become "
             "unusable",
             path=path,
             structure="chain",
@@ -118,11 +118,7 @@ def flatten(
     policy = (policy or OpenPolicy())._replace(writable=True, force=True)
     links = open_links(path, policy=policy)
     try:
-        if len(links) < 2:
-            raise UsageError(f"{path}: has no parent: nothing to flatten")
-        if links[0].create_type not in _HOSTED:
-            text = f"a {links[0].create_type} disk cannot be without a parent"
-            raise UsageError(f"{path}: {text}; convert it instead")
+        _check_child(links)
         chain = LiveChain(links, policy)
     except BaseException:
         _close(links)
@@ -135,6 +131,14 @@ def flatten(
     finally:
         chain.close()
     return Merged(path, chain.size, written, 0)
+
+
+def _check_child(links: list[Link]) -> None:
+    path, kind = links[0].path, links[0].create_type
+    if len(links) < 2:
+        raise UsageError(f"{path}: has no parent: nothing to flatten")
+    if kind not in _HOSTED:
+        raise UsageError(f"{path}: a {kind} disk cannot be without a parent; convert it instead")
 
 
 def _later() -> None:

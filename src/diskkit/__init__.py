@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from diskkit.tasks.metadata import write_metadata as write_metadata
     from diskkit.tasks.remove import remove_disk as remove_disk
     from diskkit.tasks.rename import rename_disk as rename_disk
+    from diskkit.tasks.space import space_needed as space_needed
 
 __version__ = "0.1.0"
 
@@ -71,6 +72,7 @@ _HOMES = {
     "defragment": "tasks.compact",
     "grow": "tasks.grow",
     "shrink": "tasks.compact",
+    "space_needed": "tasks.space",
     "Disk": "disk",
     **dict.fromkeys(
         (

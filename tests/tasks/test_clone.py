@@ -17,12 +17,14 @@ from diskkit.errors import StorageError, UsageError
 from diskkit.formats.vmdk.compose import geometry, new_identity
 from diskkit.formats.vmdk.writers import SparseWriter, packer
 from diskkit.tasks.clone import KINDS, PART
-from makers import hosted_sparse, sample_grain
+from makers import expected, hosted_sparse, sample_grain
 from makers.peers import qemu_img, qemu_raw, requires
-from tasks.images import child, packed, sparse
+from tasks.images import CAPACITY, child, packed, sparse
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from makers import Grains
 
 HOSTED = ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"]
 
@@ -102,6 +104,33 @@ def test_a_stream_goes_through_pipes_both_ways(tmp_path: Path) -> None:
     assert (tmp_path / "out.raw").read_bytes() == made.content
 
 
+@pytest.mark.parametrize("kind", ["monolithicSparse", "twoGbMaxExtentSparse"])
+def test_one_link_alone_keeps_what_hides_its_parent(tmp_path: Path, kind: str) -> None:
+    base = sparse(tmp_path)
+    grains: Grains = {1: sample_grain(101), 7: "zero", 9: bytes(65536), 20: sample_grain(120)}
+    hosted_sparse(
+        tmp_path / "child.vmdk", CAPACITY, grains, parent_cid="12345678", parent_hint="base.vmdk"
+    )
+    with diskkit.open_disk(tmp_path / "child.vmdk", single_link=True) as disk:
+        diskkit.clone(disk, tmp_path / "new.vmdk", kind, verify=True)
+    with diskkit.open_disk(tmp_path / "new.vmdk") as new:
+        assert new.read(0, new.size) == expected(CAPACITY, grains, 128)
+        states = {run.offset // 65536: run.state for run in new.runs() if run.state}
+    assert states == {1: 2, 7: 1, 9: 1, 20: 2}
+    assert diskkit.check(tmp_path / "new.vmdk", data=True).problems == []
+    assert base.path.read_bytes()
+
+
+def test_only_raw_goes_to_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sparse(tmp_path)
+    before = made.path.read_bytes()
+    monkeypatch.setattr(sys.modules[diskkit.clone.__module__], "is_device", lambda name: True)
+    for kind in KINDS:
+        with diskkit.open_disk(made.path) as disk, pytest.raises(UsageError, match="only raw"):
+            diskkit.clone(disk, made.path, kind, force=True)
+    assert made.path.read_bytes() == before
+
+
 def test_sparse_layout_is_that_of_vmware(tmp_path: Path) -> None:
     """The maker's layout equals files that VMware's tools made, byte for byte."""
     grains = {i: sample_grain(i) for i in (0, 5, 6, 511, 512, 1300)}
@@ -115,10 +144,10 @@ def test_sparse_layout_is_that_of_vmware(tmp_path: Path) -> None:
         for grain in grains:
             from numpy import array
 
-            from diskkit.formats.vmdk.writers import Grains
+            from diskkit.formats.vmdk import writers
 
             data = bytearray(disk.read(grain * 65536, 65536))
-            writer.write(Grains(grain, memoryview(data), array([True]), []))
+            writer.write(writers.Grains(grain, memoryview(data), array([True]), []))
         writer.finish()
     assert (tmp_path / "got.vmdk").read_bytes() == (tmp_path / "want.vmdk").read_bytes()
 

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from diskkit.errors import DiskkitError, FormatError, UnsupportedFeature
+import diskkit
+from diskkit.errors import DiskkitError, FormatError, StorageError, UnsupportedFeature
+from diskkit.formats.vmdk.writers import Grains, SparseWriter
 from diskkit.interfaces import OpenPolicy
-from diskkit.tasks.receive import convert_stream
+from diskkit.tasks import clone as cloning
+from diskkit.tasks.clone import KINDS
+from diskkit.tasks.receive import clone_stream, convert_stream
 from makers import Variant, poke, sample_grain, stream
 from tasks.images import CAPACITY, packed, sparse
 
@@ -108,3 +112,75 @@ def test_other_kinds_cannot_come_through_a_pipe(tmp_path: Path) -> None:
         receive(made.path.read_bytes(), tmp_path / "out.raw")
     with pytest.raises(FormatError, match="magic"):
         receive(b"hello" * 1000, tmp_path / "out.raw")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("variant", ["A", "B"])
+def test_a_stream_becomes_a_disk_of_any_kind(tmp_path: Path, kind: str, variant: Variant) -> None:
+    made = packed(tmp_path, variant)
+    reported: list[tuple[int, int]] = []
+    clone_stream(
+        io.BytesIO(made.path.read_bytes()),
+        tmp_path / "new.vmdk",
+        kind,
+        policy=OpenPolicy(),
+        verify=True,
+        progress=lambda done, total: reported.append((done, total)),
+    )
+    with diskkit.open_disk(tmp_path / "new.vmdk") as disk:
+        assert disk.read(0, disk.size) == made.content
+        assert disk.info.create_type == ("vmfs" if kind == "vmfsThin" else kind)
+    assert diskkit.check(tmp_path / "new.vmdk", data=True).problems == []
+    assert reported[-1] == (len(made.content), len(made.content))
+
+
+@pytest.mark.parametrize("grain_sectors", [16, 128, 1024])
+@pytest.mark.parametrize("kind", ["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"])
+def test_grains_of_any_size_are_cut_at_the_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, grain_sectors: int
+) -> None:
+    part = 5 * 65536
+    monkeypatch.setitem(cloning.KINDS, kind, cloning.KINDS[kind]._replace(part=part))
+    count = 4096 // grain_sectors
+    grains = {i: sample_grain(i, grain_sectors) for i in range(0, count, 1 + count // 16)}
+    stream(tmp_path / "s.vmdk", 4096 + 8, grains, variant="A", grain_sectors=grain_sectors)
+    source = io.BytesIO((tmp_path / "s.vmdk").read_bytes())
+    clone_stream(source, tmp_path / "new.vmdk", kind, policy=OpenPolicy(), verify=True)
+    with (
+        diskkit.open_disk(tmp_path / "s.vmdk") as old,
+        diskkit.open_disk(tmp_path / "new.vmdk") as new,
+    ):
+        assert len(new.info.links[0].extents) == 7
+        assert new.read(0, new.size) == old.read(0, old.size)
+
+
+@pytest.mark.parametrize("kind", ["monolithicSparse", "twoGbMaxExtentFlat", "streamOptimized"])
+def test_a_cut_stream_leaves_no_disk(tmp_path: Path, kind: str) -> None:
+    data = packed(tmp_path, "A").path.read_bytes()
+    for end in (len(data) // 2, len(data) - 1024):
+        with pytest.raises(FormatError):
+            clone_stream(io.BytesIO(data[:end]), tmp_path / "new.vmdk", kind, policy=OpenPolicy())
+        assert [p.name for p in tmp_path.iterdir()] == ["stream.vmdk"]
+
+
+def test_a_wrong_copy_of_a_stream_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = packed(tmp_path, "A").path.read_bytes()
+    real = SparseWriter.write
+
+    def forget(self: SparseWriter, grains: Grains) -> int:
+        filled = grains.filled.copy()
+        filled[filled.argmax()] = False
+        return real(self, grains._replace(filled=filled))
+
+    monkeypatch.setattr(SparseWriter, "write", forget)
+    with pytest.raises(StorageError, match="differs from the stream"):
+        clone_stream(
+            io.BytesIO(data),
+            tmp_path / "new.vmdk",
+            "monolithicSparse",
+            policy=OpenPolicy(),
+            verify=True,
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ["stream.vmdk"]

@@ -43,7 +43,7 @@ def convert(
     level: Annotated[
         str,
         typer.Option("--level", metavar="0..9", help='How hard to compress a stream; or "best".'),
-    ] = "2",
+    ] = "3",
     adapter: Annotated[
         str | None,
         typer.Option("--adapter", "-a", help="lsilogic, buslogic, ide or legacyESX."),
@@ -57,6 +57,9 @@ def convert(
     sync: Annotated[
         bool, typer.Option("--sync", help="Return only when the copy would survive a power cut.")
     ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say how much room it would take; copy nothing.")
+    ] = False,
     threads: Threads = None,
     as_json: Json = False,
 ) -> int:
@@ -68,22 +71,24 @@ def convert(
     strength = _level(level)
     if as_json and dst == "-":
         raise UsageError("--json and a disk cannot both go to standard output")
+    if estimate:
+        return _estimate(src, kind, common, as_json=as_json)
 
     began = time.monotonic()
     try:
         with watched("copying", common, as_json=as_json, status_lines=True) as progress:
-            if src == "-" and kind != "raw":
-                raise UsageError("a stream from a pipe can be copied to raw only, so far")
             if src == "-":
-                from diskkit.tasks.receive import Pipe, convert_stream
+                from diskkit.tasks.receive import Pipe
 
-                done = convert_stream(
+                receive = _receiver(kind, adapter, strength)
+                done = receive(
                     Pipe(sys.stdin.fileno()),
                     dst,
                     policy=common.policy,
                     force=force,
                     verify=verify,
                     sync=sync,
+                    threads=threads,
                     progress=progress,
                 )
             else:
@@ -195,3 +200,32 @@ def _copier(kind: str, adapter: str | None, level: int) -> Callable[..., Copied]
     from diskkit.tasks.clone import clone
 
     return partial(clone, kind=kind, adapter=adapter, level=level)
+
+
+def _receiver(kind: str, adapter: str | None, level: int) -> Callable[..., Copied]:
+    from diskkit.tasks import receive
+
+    if kind == "raw":
+        return receive.convert_stream
+    return partial(receive.clone_stream, kind=kind, adapter=adapter, level=level)
+
+
+def _estimate(src: str, kind: str, common: Common, *, as_json: bool) -> int:
+    from diskkit.tasks.space import space_needed
+
+    if src == "-":
+        raise UsageError("what comes from a pipe cannot be estimated")
+    with common.open(src) as disk:
+        needed = space_needed(disk, kind)
+    if as_json:
+        summary = {
+            "message_type": "summary",
+            "verb": "convert",
+            "bytes_needed": needed.bytes,
+            "exact": needed.exact,
+        }
+        print(json.dumps(summary))
+    else:
+        most = "" if needed.exact else "at most "
+        print(f"{most}{format_size(needed.bytes)} ({needed.bytes} bytes)")
+    return DONE

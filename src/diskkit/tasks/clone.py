@@ -28,7 +28,7 @@ from diskkit.formats.vmdk.writers import (
 )
 from diskkit.mapping import ranges_where
 from diskkit.runs import State
-from diskkit.storage.newfile import new_file, new_files, write_errors
+from diskkit.storage.newfile import is_device, new_file, new_files, write_errors
 from diskkit.storage.writing import append_all
 from diskkit.tasks.copy import Copied, pour_all, verify_copy
 from diskkit.tasks.work import in_order
@@ -37,14 +37,17 @@ from diskkit.units import SECTOR, align_up, ceil_div
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from numpy.typing import NDArray
+
     from diskkit.disk import Disk
     from diskkit.table import RunTable
     from diskkit.tasks.work import Progress
 
 PART = 4192256 * SECTOR
 """Bytes of a split disk's part: VMware's classic 2047 MiB."""
-_PIECE = 32 * GRAIN
-DEFAULT_LEVEL = 2
+PIECE = 32 * GRAIN
+DEFAULT_LEVEL = 3
+"""Of 0 to 9: docs/benchmarks.md says what each way costs."""
 
 
 class Kind(NamedTuple):
@@ -105,23 +108,13 @@ def clone(
     existing file, for kinds that have only one. Raises as `convert` does.
     """
     began = time.monotonic()
-    name = os.fspath(target)
     info = disk.info
     capacity = align_up(disk.size, SECTOR)
-    spec = _spec(kind, capacity, adapter or info.adapter_type or "lsilogic", info.hw_version or "4")
-    job = _Job(disk, kind, spec, threads, progress)
-    if name == "-":
-        if kind != "streamOptimized" or verify:
-            raise UsageError("standard output takes raw or streamOptimized, and no --verify")
-        sys.stdout.flush()
-        with write_errors("standard output"):
-            out = os.dup(sys.stdout.fileno())
-            try:
-                written = job.stream(lambda data: append_all(out, data), "stream.vmdk", level)
-            finally:
-                os.close(out)
-    else:
-        written = _to_files(job, name, level, force=force, verify=verify, sync=sync)
+    spec = spec_of(
+        kind, capacity, adapter or info.adapter_type or "lsilogic", info.hw_version or "4"
+    )
+    job = Job(disk, kind, spec, threads, progress)
+    written = deliver(job, os.fspath(target), level, force=force, verify=verify, sync=sync)
     seconds = time.monotonic() - began
     return Copied(disk.size, written, disk.size - written, verify, seconds)
 
@@ -138,11 +131,27 @@ def create_disk(
     """Make a new empty disk of `size` bytes, a multiple of 512. Existing files are refused."""
     if size <= 0 or size % SECTOR:
         raise UsageError(f"size {size}: a disk has a whole, positive number of 512-byte sectors")
-    job = _Job(None, kind, _spec(kind, size, adapter, hw_version), None, None)
-    _to_files(job, os.fspath(target), 0, force=False, verify=False, sync=sync)
+    job = Job(None, kind, spec_of(kind, size, adapter, hw_version), None, None)
+    to_files(job, os.fspath(target), 0, force=False, verify=False, sync=sync)
 
 
-def _spec(kind: str, capacity: int, adapter: str, hw_version: str) -> NewDisk:
+def deliver(job: Job, name: str, level: int, *, force: bool, verify: bool, sync: bool) -> int:
+    """Make the new disk, in files or on standard output; returns the guest bytes stored."""
+    if name != "-":
+        return to_files(job, name, level, force=force, verify=verify, sync=sync)
+    if job.kind != "streamOptimized" or verify:
+        raise UsageError("standard output takes raw or streamOptimized, and no --verify")
+    sys.stdout.flush()
+    with write_errors("standard output"):
+        out = os.dup(sys.stdout.fileno())
+        try:
+            return job.stream(lambda data: append_all(out, data), "stream.vmdk", level)
+        finally:
+            os.close(out)
+
+
+def spec_of(kind: str, capacity: int, adapter: str, hw_version: str) -> NewDisk:
+    """What a new disk shall say of itself. Raises `UsageError` for what it cannot be."""
     if kind not in KINDS:
         raise UsageError(f"type {kind!r} is not one of: raw, {', '.join(KINDS)}")
     if adapter not in ADAPTERS:
@@ -158,9 +167,11 @@ def _spec(kind: str, capacity: int, adapter: str, hw_version: str) -> NewDisk:
     return NewDisk(create_type, capacity, new_identity(), adapter, hw_version, thin)
 
 
-def _to_files(job: _Job, name: str, level: int, *, force: bool, verify: bool, sync: bool) -> int:
+def to_files(job: Job, name: str, level: int, *, force: bool, verify: bool, sync: bool) -> int:
     """Make all files of the disk; returns the guest bytes stored."""
     kind = KINDS[job.kind]
+    if is_device(name):
+        raise UsageError(f"{name}: is a device; only raw can be copied to one")
     folder, base = os.path.split(name)
     if not kind.suffix:
         with new_file(name, force=force, sync=sync) as (fd, temporary):
@@ -205,7 +216,7 @@ def parts(kind: Kind, base: str, capacity: int) -> Iterator[Part]:
         yield Part(number * size, min((number + 1) * size, capacity), name)
 
 
-class _Job:
+class Job:
     """One copy: where from, what to, how."""
 
     def __init__(
@@ -219,12 +230,17 @@ class _Job:
         self.disk, self.kind, self.spec = disk, kind, spec
         self._threads, self._progress = threads, progress
 
+    @property
+    def _lone(self) -> bool:
+        """Whether this is one link of a chain: what it does not hold is its parent's to say."""
+        return self.disk is not None and self.disk.chain.links[-1].parent_hint is not None
+
     def stream(self, put: Callable[[bytes], object], name: str, level: int) -> int:
         """A streamOptimized disk; returns the guest bytes stored."""
         line = extent_line(self.spec.capacity, "SPARSE", name)
         writer = StreamWriter(put, self.spec.capacity, compose(self.spec, [line]))
         stored = 0
-        for grains in self._grains(0, self.spec.capacity, packer(level)):
+        for grains in self.grains(0, self.spec.capacity, packer(level)):
             writer.write(grains)
             stored += int(grains.filled.sum()) * GRAIN
         writer.finish()
@@ -233,7 +249,7 @@ class _Job:
     def sparse(self, fd: int, name: str, begin: int, length: int, descriptor: bytes) -> int:
         """A hosted sparse extent; returns the guest bytes stored."""
         writer = SparseWriter(fd, name, length, descriptor)
-        stored = sum(writer.write(grains) for grains in self._grains(begin, length, None))
+        stored = sum(writer.write(grains) for grains in self.grains(begin, length, None))
         writer.finish()
         return min(stored, length)
 
@@ -247,7 +263,7 @@ class _Job:
         tables = self.disk.chain.stored(begin, min(length, self.disk.size - begin))
         return pour_all(self.disk, tables, fd, self._threads, self._progress, begin)
 
-    def _grains(
+    def grains(
         self, begin: int, length: int, pack: Callable[[memoryview], bytes] | None
     ) -> Iterator[Grains]:
         """The grains of an extent that may hold anything, read and judged, in order."""
@@ -255,23 +271,27 @@ class _Job:
             return
 
         def work(first: int) -> Grains:
-            return self._read(begin, first, min(_PIECE // GRAIN, whole - first), pack)
+            return self._read(begin, first, min(PIECE // GRAIN, whole - first), pack)
 
         whole = ceil_div(length, GRAIN)
         for first, grains in in_order(self._pieces(begin, length), work, self._threads):
-            if grains.filled.any():
+            if grains.filled.any() or grains.zeroed is not None:
                 yield grains
-            self._report(begin + min(first * GRAIN + _PIECE, length))
+            self._report(begin + min(first * GRAIN + PIECE, length))
 
     def _pieces(self, begin: int, length: int) -> Iterator[int]:
         """Numbers of the first grains of pieces that hold any bytes, ascending."""
         assert self.disk is not None
         reach = 0
-        tables = self.disk.chain.stored(begin, min(length, self.disk.size - begin))
-        for start, end in _filled(tables):
-            first = max(reach, (start - begin) // _PIECE)
-            reach = max(reach, ceil_div(end - begin, _PIECE))
-            yield from range(first * (_PIECE // GRAIN), reach * (_PIECE // GRAIN), _PIECE // GRAIN)
+        length = min(length, self.disk.size - begin)
+        if self._lone:
+            found = ranges_where(self.disk.chain.tables(begin, length), State.HOLE, invert=True)
+        else:
+            found = filled_ranges(self.disk.chain.stored(begin, length))
+        for start, end in found:
+            first = max(reach, (start - begin) // PIECE)
+            reach = max(reach, ceil_div(end - begin, PIECE))
+            yield from range(first * (PIECE // GRAIN), reach * (PIECE // GRAIN), PIECE // GRAIN)
 
     def _read(
         self, begin: int, first: int, count: int, pack: Callable[[memoryview], bytes] | None
@@ -282,11 +302,21 @@ class _Job:
         view = data.data
         offset = begin + first * GRAIN
         self.disk.chain.read_into(offset, view[: min(len(view), self.disk.size - offset)])
-        words = data.view(np.uint64).reshape(count, -1)
-        filled = np.asarray(words.any(axis=1))
-        chosen = np.flatnonzero(filled).tolist() if pack else []
-        packed = [pack(view[i * GRAIN : (i + 1) * GRAIN]) for i in chosen] if pack else []
-        return Grains(first, view, filled, packed)
+        grains = judged(first, data, pack)
+        if pack is None and self._lone:
+            zeroed = ~grains.filled & self._held(offset, count)
+            return grains._replace(zeroed=zeroed if zeroed.any() else None)
+        return grains
+
+    def _held(self, offset: int, count: int) -> NDArray[np.bool_]:
+        """Which of `count` grains are held in full, be it as zeros."""
+        assert self.disk is not None
+        held = np.ones(count, bool)
+        end = min(offset + count * GRAIN, self.disk.size)
+        tables = self.disk.chain.tables(offset, end - offset)
+        for begin, stop in ranges_where(tables, State.HOLE):
+            held[(begin - offset) // GRAIN : ceil_div(stop - offset, GRAIN)] = False
+        return held
 
     def verify(self, path: str) -> None:
         """Read the new disk back."""
@@ -298,7 +328,18 @@ class _Job:
             self._progress(min(done, self.disk.size), self.disk.size)
 
 
-def _filled(tables: Iterator[RunTable]) -> Iterator[tuple[int, int]]:
+def judged(
+    first: int, data: NDArray[np.uint8], pack: Callable[[memoryview], bytes] | None
+) -> Grains:
+    """Whole grains in a row: which are not zeros, and these compressed if asked."""
+    view = data.data
+    filled = np.asarray(data.view(np.uint64).reshape(len(data) // GRAIN, -1).any(axis=1))
+    chosen = np.flatnonzero(filled).tolist() if pack else []
+    packed = [pack(view[i * GRAIN : (i + 1) * GRAIN]) for i in chosen] if pack else []
+    return Grains(first, view, filled, packed)
+
+
+def filled_ranges(tables: Iterator[RunTable]) -> Iterator[tuple[int, int]]:
     """[begin, end) of every stretch that holds bytes."""
 
     def two_states() -> Iterator[RunTable]:

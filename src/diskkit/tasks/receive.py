@@ -10,17 +10,28 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from diskkit.errors import StorageError, UsageError
 from diskkit.formats.vmdk.sequence import StreamSequence
+from diskkit.formats.vmdk.writers import GRAIN
 from diskkit.open import open_disk
 from diskkit.runs import State
 from diskkit.storage.newfile import is_device, new_file, write_errors
 from diskkit.storage.writing import append_all, write_all
+from diskkit.tasks.clone import DEFAULT_LEVEL, PIECE, Job, deliver, judged, spec_of
 from diskkit.tasks.copy import PIPE_PIECE, Copied
 from diskkit.tasks.work import in_order
+from diskkit.units import SECTOR, align_up
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from diskkit.formats.vmdk.compose import NewDisk
     from diskkit.formats.vmdk.sequence import Source
+    from diskkit.formats.vmdk.writers import Grains
     from diskkit.interfaces import OpenPolicy
     from diskkit.tasks.work import Progress
 
@@ -72,10 +83,130 @@ def convert_stream(
         with new_file(name, force=force, sync=sync) as (fd, temporary):
             os.ftruncate(fd, stream.capacity)
             written, digest = _pour_stream(stream, _FileOut(fd), threads, progress)
-            if verify and digest != _digest(temporary, stream.header.grain):
+            if verify and digest != _digest(temporary, stream.header.grain, "raw"):
                 raise StorageError(name, "the copy differs from the stream")
     seconds = time.monotonic() - began
     return Copied(stream.capacity, written, stream.capacity - written, verify, seconds)
+
+
+def clone_stream(
+    source: Source,
+    target: str | os.PathLike[str],
+    kind: str,
+    *,
+    policy: OpenPolicy,
+    adapter: str | None = None,
+    level: int = DEFAULT_LEVEL,
+    force: bool = False,
+    verify: bool = False,
+    sync: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Copied:
+    """Copy a streamOptimized disk that arrives once into a new disk of `kind`, with new ids.
+
+    Everything else is as for `clone`.
+    """
+    began = time.monotonic()
+    stream = StreamSequence(source, "standard input", policy)
+    keys = {key.lower(): value for key, value in stream.descriptor.ddb.items()}
+    adapter = adapter or keys.get("adaptertype", "lsilogic")
+    capacity = align_up(stream.capacity, SECTOR)
+    spec = spec_of(kind, capacity, adapter, keys.get("virtualhwversion", "4"))
+    job = _Arriving(stream, kind, spec, threads, progress, verify=verify)
+    written = deliver(job, os.fspath(target), level, force=force, verify=verify, sync=sync)
+    seconds = time.monotonic() - began
+    return Copied(stream.capacity, written, stream.capacity - written, verify, seconds)
+
+
+class _Arriving(Job):
+    """A copy of what arrives in order: extents are made one after the other, in one pass."""
+
+    def __init__(
+        self,
+        stream: StreamSequence,
+        kind: str,
+        spec: NewDisk,
+        threads: int | None,
+        progress: Progress | None,
+        *,
+        verify: bool,
+    ) -> None:
+        super().__init__(None, kind, spec, threads, progress)
+        self._stream = stream
+        self._verify = verify
+        self._digest = hashlib.blake2b()
+        self._grains = in_order(stream.grains(), stream.inflate, threads)
+        self._next: tuple[int, bytes] | None = None
+
+    def grains(
+        self, begin: int, length: int, pack: Callable[[memoryview], bytes] | None
+    ) -> Iterator[Grains]:
+        def work(piece: tuple[int, NDArray[np.uint8]]) -> Grains:
+            return judged(piece[0], piece[1], pack)
+
+        for (first, _), grains in in_order(self._pieces_of(begin, length), work, self._threads):
+            if grains.filled.any():
+                self._note(begin, grains)
+                yield grains
+            if self._progress is not None:
+                done = min(begin + first * GRAIN + PIECE, begin + length)
+                self._progress(done, self._stream.capacity)
+
+    def flat(self, fd: int, begin: int, length: int, *, preallocated: bool) -> int:
+        if preallocated:
+            os.posix_fallocate(fd, 0, length)
+        os.ftruncate(fd, length)
+        written = 0
+        for grains in self.grains(begin, length, None):
+            for number in np.flatnonzero(grains.filled).tolist():
+                at = (grains.first + number) * GRAIN
+                data = grains.data[number * GRAIN : (number + 1) * GRAIN][: length - at]
+                write_all(fd, data, at)
+                written += len(data)
+        return written
+
+    def verify(self, path: str) -> None:
+        if _digest(path, GRAIN, "vmdk") != self._digest.digest():
+            raise StorageError(path, "the copy differs from the stream")
+
+    def _note(self, begin: int, grains: Grains) -> None:
+        if not self._verify:
+            return
+        for number in np.flatnonzero(grains.filled).tolist():
+            at = begin + (grains.first + number) * GRAIN
+            data = grains.data[number * GRAIN : (number + 1) * GRAIN]
+            _digest_piece(self._digest, at, bytes(data[: self.spec.capacity - at]))
+
+    def _pieces_of(self, begin: int, length: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """(number of its first grain, bytes) of each piece of an extent that anything came for."""
+        held, data = -1, np.zeros(0, np.uint8)
+        while (came := self._take(begin + length)) is not None:
+            offset, body = came[0] - begin, memoryview(came[1])
+            while body:
+                number, inside = divmod(offset, PIECE)
+                if number != held:
+                    if held >= 0:
+                        yield held * (PIECE // GRAIN), data
+                    size = min(PIECE, align_up(length - number * PIECE, GRAIN))
+                    held, data = number, np.zeros(size, np.uint8)
+                part = body[: PIECE - inside]
+                data[inside : inside + len(part)] = part
+                offset, body = offset + len(part), body[len(part) :]
+        if held >= 0:
+            yield held * (PIECE // GRAIN), data
+
+    def _take(self, end: int) -> tuple[int, bytes] | None:
+        """What came next before `end`, the rest of it kept; None if that lies beyond."""
+        if self._next is None:
+            for grain, data in self._grains:
+                self._next = grain.offset, data
+                break
+        if self._next is None or self._next[0] >= end:
+            return None
+        offset, data = self._next
+        self._next = (end, data[end - offset :]) if offset + len(data) > end else None
+        return offset, data[: end - offset]
 
 
 class _FileOut:
@@ -138,13 +269,13 @@ def _digest_piece(digest: hashlib.blake2b, offset: int, data: bytes) -> None:
         digest.update(data)
 
 
-def _digest(name: str, grain: int) -> bytes:
-    """What `_pour_stream` computed, from the file it wrote."""
+def _digest(name: str, grain: int, format_name: str) -> bytes:
+    """What was computed while a disk was written, from what was written."""
     digest = hashlib.blake2b()
     done = 0
-    with open_disk(name, format="raw") as copy:
+    with open_disk(name, format=format_name) as copy:
         for table in copy.chain.stored(0, copy.size):
-            data = table.states == State.DATA
+            data = table.states >= State.DATA
             for begin, end in zip(
                 table.starts[data].tolist(), table.ends[data].tolist(), strict=True
             ):

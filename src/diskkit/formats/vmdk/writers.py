@@ -32,6 +32,8 @@ _DESCRIPTOR = 20 * SECTOR
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 _VERSION_SPARSE, _VERSION_ZEROED, _VERSION_STREAM = 1, 2, 3
 _ZEROED = 1
+_MARKER_HEAD = 12
+"""Bytes before a compressed grain, in its first sector."""
 MOST_SPARSE = (1 << 32) * SECTOR - SECTOR
 """Largest capacity of a hosted sparse extent, bytes: table entries are 32-bit sector numbers."""
 
@@ -181,6 +183,23 @@ class SparseWriter:
         for first in self._first_table:
             write_all(self._fd, self._entries.tobytes(), first + self._table * _TABLE)
         self._entries[:] = 0
+
+
+def sparse_bytes(capacity: int, grains: int, *, embedded: bool) -> int:
+    """Bytes of a sparse extent of the usual shape that stores `grains` grains."""
+    tables = ceil_div(capacity, GRAIN * _ENTRIES)
+    one_set = align_up(tables * 4, SECTOR) + tables * _TABLE
+    front = SECTOR + (_DESCRIPTOR if embedded else 0) + 2 * one_set
+    return align_up(front, GRAIN) + grains * GRAIN
+
+
+def most_stream_bytes(capacity: int, grains: int, tables: int) -> int:
+    """Bytes that a stream of `grains` grains, in `tables` tables, takes at most."""
+    front = align_up(SECTOR + _DESCRIPTOR, GRAIN)
+    grain = align_up(_MARKER_HEAD + len(stored(memoryview(bytes(GRAIN)))), SECTOR)
+    directory = align_up(ceil_div(capacity, GRAIN * _ENTRIES) * 4, SECTOR)
+    # Markers before each table, the directory and the footer; the footer; the end marker.
+    return front + grains * grain + tables * (SECTOR + _TABLE) + SECTOR + directory + 3 * SECTOR
 
 
 class StreamWriter:

@@ -491,6 +491,106 @@ def _holds(folder: Path, image: Path) -> bool:
             probe.unlink()
 
 
+_WRITER = """
+import sys
+import diskkit
+with diskkit.open_disk(sys.argv[1], writable=True) as disk:
+    data = bytes([90]) * 4096
+    for line in open(sys.argv[2]):
+        disk.write(int(line), data)
+    disk.flush()
+"""
+
+
+def random_writes(images: Images, runs: int) -> list[Result]:
+    """Whole processes: open, write, flush, close."""
+    count = 4000 if images.quick else 20000
+    gib = 1 if images.quick else 4
+    dice = random.Random(6)
+    places = [dice.randrange(gib * GIB // 4096) * 4096 for _ in range(count)]
+    ours_in, qemu_in = images.folder / "places", images.folder / "commands"
+    ours_in.write_text("".join(f"{place}\n" for place in places))
+    commands = [f"write -q -P 90 {place} 4096" for place in places]
+    qemu_in.write_text("\n".join([*commands, "flush", "quit"]) + "\n")
+    disks = [images.folder / name for name in ("ours.vmdk", "theirs.vmdk")]
+
+    def fresh() -> None:
+        for disk in disks:
+            disk.unlink(missing_ok=True)
+            command([*DISKKIT, "create", "-q", "--size", f"{gib}G", disk])
+
+    def ours(*, new: bool) -> float:
+        if new:
+            fresh()
+        return command([sys.executable, "-c", _WRITER, disks[0], ours_in])
+
+    def qemu(*, new: bool) -> float:
+        if new:
+            fresh()
+        began = time.perf_counter()
+        with qemu_in.open() as stdin:
+            words = ["qemu-io", "-f", "vmdk", str(disks[1])]
+            subprocess.run(words, stdin=stdin, stdout=subprocess.DEVNULL, check=True)
+        return time.perf_counter() - began
+
+    results = []
+    fresh()
+    for new, what in ((True, "a fresh monolithicSparse"), (False, "grains that are there")):
+        result = Result("random-writes", f"{count} writes of 4 KiB into {what}", "qemu-io")
+        alternate(result, runs, partial(ours, new=new), partial(qemu, new=new))
+        if not new:
+            command(["qemu-img", "compare", *disks])
+        results.append(result)
+    for file in (*disks, ours_in, qemu_in):
+        file.unlink()
+    return results
+
+
+_MERGED = """
+import random, sys
+import diskkit
+dice = random.Random(8)
+base, child, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+diskkit.create_disk(base, size)
+for path, part in ((base, 32), (child, 16)):
+    if path == child:
+        diskkit.create_child(base, child)
+    with diskkit.open_disk(path, writable=True) as disk:
+        for _ in range(size // 65536 // part):
+            disk.write(dice.randrange(size >> 16) << 16, dice.randbytes(65536))
+"""
+
+
+def commit(images: Images, runs: int) -> list[Result]:
+    """A chain of two, copied anew for each run outside of what is timed."""
+    gib = 1 if images.quick else 8
+    source, work = images.folder / "merge", images.folder / "merging"
+    source.mkdir()
+    chain = [source / "base.vmdk", source / "child.vmdk"]
+    command([sys.executable, "-c", _MERGED, *chain, str(gib * GIB)])
+    raw = images.folder / "merged.raw"
+    command([*DISKKIT, "convert", "-q", source / "child.vmdk", raw])
+
+    def timed(words: Sequence[str | Path]) -> float:
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(source, work)
+        os.sync()
+        return command([*words, work / "child.vmdk"])
+
+    ours = partial(timed, [*DISKKIT, "commit", "-q"])
+    qemu = partial(timed, ["qemu-img", "commit", "-q", "-d", "-f", "vmdk"])
+    for job in (ours, qemu):
+        job()
+        command(["qemu-img", "compare", "-f", "vmdk", "-F", "raw", work / "base.vmdk", raw])
+    what = f"commit {gib * 64} MiB of random grains into a parent"
+    result = Result("commit", what, "qemu-img commit -d")
+    alternate(result, runs, ours, qemu)
+    for folder in (source, work):
+        shutil.rmtree(folder)
+    raw.unlink()
+    return [result]
+
+
 ROWS = {
     "sparse-raw": sparse_raw,
     "stream-raw": stream_raw,
@@ -498,6 +598,8 @@ ROWS = {
     "raw-stream": raw_stream,
     "map": map_json,
     "random-reads": random_reads,
+    "random-writes": random_writes,
+    "commit": commit,
     "compare": compare,
     "info": info,
     "memory": memory,

@@ -4,6 +4,8 @@
 build   makes a guest disk from files of this system, without root and without mounting: a raw image
         with a GPT and one ext4 partition. It also writes what the guest is going to change.
 file    prints the SHA-256 of one file inside the partition of a raw image.
+write   writes files of this system, and zeros, into a disk through diskkit, and the same into a raw
+        file beside it, which is what the disk must read as.
 race    prints a table of how long diskkit and qemu-img take for the same conversions.
 """
 
@@ -14,6 +16,7 @@ import hashlib
 import itertools
 import json
 import os
+import random
 import re
 import shutil
 import stat
@@ -56,6 +59,9 @@ def main() -> int:
     parts = parser.add_subparsers(dest="part", required=True)
     build = parts.add_parser("build")
     build.add_argument("directory", type=Path)
+    write = parts.add_parser("write")
+    write.add_argument("disk")
+    write.add_argument("raw", type=Path)
     file = parts.add_parser("file")
     file.add_argument("image", type=Path)
     file.add_argument("inside")
@@ -66,6 +72,8 @@ def main() -> int:
         build_disk(arguments.directory)
     elif arguments.part == "file":
         print(hashlib.sha256(read_inside(arguments.image, arguments.inside)).hexdigest())
+    elif arguments.part == "write":
+        write_into(arguments.disk, arguments.raw)
     else:
         print_race(arguments.disks)
     return 0
@@ -155,6 +163,31 @@ def file_blocks(image: Path, inside: str) -> Iterator[tuple[int, int]]:
     for _, group in itertools.groupby(enumerate(blocks), lambda item: item[1] - item[0]):
         piece = [block for _, block in group]
         yield PARTITION_OFFSET + piece[0] * block_size, len(piece) * block_size
+
+
+def write_into(disk: str, raw: Path) -> None:
+    """Sixty real files at random places, some of them zeroed again, one flush."""
+    import diskkit
+
+    dice = random.Random(disk)
+    written = zeroed = 0
+    raw.touch()
+    with diskkit.open_disk(disk, writable=True) as target, raw.open("r+b") as twin:
+        twin.truncate(target.size)
+        out = twin.fileno()
+        for path, size in itertools.islice(fitting_files(Path("/usr/bin"), 96 * MIB), 60):
+            offset = dice.randrange(target.size - size) // 4096 * 4096
+            data = path.read_bytes()
+            target.write(offset, data)
+            os.pwrite(out, data, offset)
+            written += len(data)
+            if dice.random() < 0.25:
+                begin, length = offset + len(data) // 4, len(data) // 2
+                target.zero(begin, length)
+                os.pwrite(out, bytes(length), begin)
+                zeroed += length
+        target.flush()
+    print(f"{written / MIB:.1f} MiB written, {zeroed / MIB:.1f} MiB of it zeroed again, flushed")
 
 
 def find(pattern: str, text: str) -> str:

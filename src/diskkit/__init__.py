@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from diskkit.errors import ChainError as ChainError
     from diskkit.errors import DiskkitError as DiskkitError
     from diskkit.errors import FormatError as FormatError
+    from diskkit.errors import LockedError as LockedError
     from diskkit.errors import OutOfRange as OutOfRange
     from diskkit.errors import ShortRead as ShortRead
     from diskkit.errors import StorageError as StorageError

@@ -114,3 +114,10 @@ def test_folder_of_thousands_is_searched_quickly(base: Path) -> None:
     began = time.monotonic()
     assert names(base) == ["a.vmdk"]
     assert time.monotonic() - began < 5
+
+
+def test_what_a_crash_left_under_a_passing_name_is_no_child(base: Path) -> None:
+    hosted_sparse(base.with_name("child.vmdk"), 256, {}, **HINT)  # type: ignore[arg-type]
+    assert names(base) == ["child.vmdk"]
+    base.with_name("child.vmdk").rename(base.with_name(".child.vmdk.0badcafe.part"))
+    assert names(base) == []

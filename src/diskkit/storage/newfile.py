@@ -76,6 +76,11 @@ def passing_name(name: str) -> str:
     return os.path.join(folder, f".{base[:200]}.{os.urandom(4).hex()}.part")
 
 
+def is_passing(name: str) -> bool:
+    """Whether a file's name is a passing one: what a crash left under it belongs to nobody."""
+    return name.startswith(".") and name.endswith(".part")
+
+
 def _make(temporary: str, name: str, force: bool) -> int:
     if not force and os.path.lexists(name):
         raise UsageError(f"{name}: exists already (--force replaces it)")

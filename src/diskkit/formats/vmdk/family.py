@@ -15,6 +15,7 @@ from diskkit import formats
 from diskkit.errors import ChainError, DiskkitError, FormatError, StorageError
 from diskkit.formats.vmdk import descriptor, layout
 from diskkit.interfaces import OpenPolicy
+from diskkit.storage import newfile
 from diskkit.storage.local import LocalPlace
 from diskkit.units import SECTOR
 
@@ -118,7 +119,7 @@ def _descriptors(folder: str) -> Iterator[_Found]:
         text = f"its folder cannot be searched for children: {error.strerror}"
         raise StorageError(folder, text, errno=error.errno) from error
     for name in files:
-        if formats.choose(name, None) != "vmdk":
+        if newfile.is_passing(name) or formats.choose(name, None) != "vmdk":
             continue
         path = os.path.join(folder, name)
         try:

@@ -126,12 +126,12 @@ class LiveChain(Chain):
 
     def _writer(self, extent: Extent, inside: int, data: memoryview | None) -> BlockWriter | None:
         """What writes `extent`, ready for changes; None where zeros go to an extent of zeros."""
+        self.check_open()
         if self._lost is not None:
             raise LostWrites(self.links[0].path, f"nothing is written after {self._lost}")
         writer = extent.writer
         if writer is not None and writer.changing and self._changed:
             return writer
-        self.check_open()
         if writer is None:
             self._check_unwritten(extent, inside, data)
             return None

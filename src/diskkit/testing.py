@@ -12,8 +12,9 @@ Derive a class from a suite and give it a fixture named `case`; pytest does the 
         return DiskCase(lambda: diskkit.open_disk(tmp_path / "disk.img"), content)
 
 Content may be `bytes` or anything else with a length that can be sliced. The suites never write,
-so a case may be shared. They need pytest; nothing else in diskkit needs them. For assertions that
-explain themselves call `pytest.register_assert_rewrite("diskkit.testing")` in your conftest.py.
+so a case may be shared; all but the last, which is for disks that are written to. They need pytest;
+nothing else in diskkit needs them. For assertions that explain themselves call
+`pytest.register_assert_rewrite("diskkit.testing")` in your conftest.py.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import pytest
 
-from diskkit.errors import FormatError, OutOfRange, ShortRead, UsageError
+from diskkit.errors import FormatError, LockedError, OutOfRange, ShortRead, UsageError
 from diskkit.interfaces import BlockMap, Storage
 from diskkit.runs import Range, Run, State
 from diskkit.units import align_down, align_up
@@ -588,3 +589,131 @@ class DiskSuite:
     @staticmethod
     def _edges(disk: Disk) -> list[int]:
         return [run.offset for run, _ in zip(disk.runs(), range(5000), strict=False)]
+
+
+# --- disks that are written to --------------------------------------------------------------------
+
+
+class WritableDiskSuite:
+    """What every disk open for writing must do. Needs a fixture `case`: a `DiskCase`.
+
+    Its `open` gives a disk open for writing, and `content` is what it holds when a test begins: each
+    test needs a case of its own. Disks of 1 MiB or less will do.
+    """
+
+    def test_is_what_it_was_before_the_first_write(self, case: DiskCase) -> None:
+        """Opening and closing it changes nothing."""
+        with case.open() as disk:
+            assert disk.writable
+            assert disk.read(0, disk.size) == case.content[0 : disk.size]
+        with case.open() as disk:
+            assert disk.read(0, disk.size) == case.content[0 : disk.size]
+
+    def test_reads_what_was_written(self, case: DiskCase) -> None:
+        """At once, after a flush, and after it was opened again; and nothing else changes."""
+        with case.open() as disk:
+            content = bytearray(case.content[0 : disk.size])
+            dice = random.Random(disk.size)
+            for number, (offset, length) in enumerate(_places(disk.size, 30)):
+                data = dice.randbytes(length)
+                disk.write(offset, data)
+                content[offset : offset + length] = data
+                begin = max(0, offset - 5000)
+                end = min(disk.size, offset + length + 5000)
+                assert disk.read(begin, end - begin) == content[begin:end], (offset, length)
+                if number % 7 == 6:
+                    disk.flush()
+            assert disk.read(0, disk.size) == content
+        with case.open() as disk:
+            assert disk.read(0, disk.size) == content
+
+    def test_zeros_are_zeros(self, case: DiskCase) -> None:
+        """However they were asked for."""
+        with case.open() as disk:
+            content = bytearray(case.content[0 : disk.size])
+            dice = random.Random(disk.size + 1)
+            for number, (offset, length) in enumerate(_places(disk.size, 20)):
+                data = dice.randbytes(length)
+                disk.write(offset, data)
+                content[offset : offset + length] = data
+                offset, length = offset + length // 3, length // 2
+                if number % 3 == 0:
+                    disk.zero(offset, length)
+                elif number % 3 == 1:
+                    disk.discard(offset, length)
+                else:
+                    disk.write(offset, bytes(length))
+                content[offset : offset + length] = bytes(length)
+            assert disk.read(0, disk.size) == content
+        with case.open() as disk:
+            assert disk.read(0, disk.size) == content
+
+    def test_the_map_follows(self, case: DiskCase) -> None:
+        """What is not data reads as zeros, and what a run points at are its bytes."""
+        with case.open() as disk:
+            disk.write(disk.size // 2, b"x" * min(5000, disk.size - disk.size // 2))
+            disk.discard(0, disk.size // 3)
+            disk.flush()
+            runs = list(disk.runs())
+            check_runs(runs, 0, disk.size)
+            for run in runs:
+                data = disk.read(run.offset, run.length)
+                if run.state != State.DATA:
+                    assert data == bytes(run.length), run
+                elif run.path is not None and run.file_offset is not None:
+                    with open(run.path, "rb") as file:  # noqa: PTH123 - as a user would
+                        file.seek(run.file_offset)
+                        assert file.read(run.length) == data, run
+
+    def test_threads_do_not_disturb_each_other(self, case: DiskCase) -> None:
+        """Eight of them, each in every eighth piece, whose edges lie inside grains."""
+        piece = 3000
+        with case.open() as disk:
+            content = bytearray(case.content[0 : disk.size])
+
+            def work(number: int) -> None:
+                for offset in range(number * piece, disk.size, _THREADS * piece):
+                    length = min(piece, disk.size - offset)
+                    data = random.Random(offset).randbytes(length)
+                    disk.write(offset, bytes([number]) * length)
+                    if offset // piece % 5 == number:
+                        disk.discard(offset, length)
+                    disk.write(offset, data)
+                    assert disk.read(offset, length) == data
+                    if offset // piece % 50 == number:
+                        disk.flush()
+                    content[offset : offset + length] = data
+
+            _in_threads(work)
+            assert disk.read(0, disk.size) == content
+        with case.open() as disk:
+            assert disk.read(0, disk.size) == content
+
+    def test_a_range_outside_is_refused(self, case: DiskCase) -> None:
+        """And nothing of it is written."""
+        with case.open() as disk:
+            for offset, length in ((disk.size, 1), (disk.size - 1, 2), (-1, 1)):
+                with pytest.raises(OutOfRange):
+                    disk.write(offset, bytes(length))
+                with pytest.raises(OutOfRange):
+                    disk.discard(offset, length)
+            disk.write(disk.size, b"")
+        with case.open() as disk:
+            assert disk.read(0, disk.size) == case.content[0 : disk.size]
+
+    def test_nobody_else_has_it(self, case: DiskCase) -> None:
+        """A second writer is refused while the first has it open."""
+        with case.open() as disk:
+            with pytest.raises(LockedError):
+                case.open()
+            disk.write(0, b"x")
+
+    def test_a_closed_disk_is_not_written_to(self, case: DiskCase) -> None:
+        """Nor flushed."""
+        disk = case.open()
+        disk.write(0, b"x")
+        disk.close()
+        disk.close()
+        for call in (lambda: disk.write(0, b"y"), disk.flush, lambda: disk.discard(0, 1)):
+            with pytest.raises(UsageError):
+                call()

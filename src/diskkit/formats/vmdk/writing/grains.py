@@ -256,6 +256,7 @@ class GrainWriter(BlockWriter):
             raise StorageError(self.storage.name, f"{text} (shrink it, or convert the disk)")
         if place + length > self.storage.size:
             self.storage.resize(max(place + length, self._next + _EXTEND))
+            self.size_changed()
         self._next = place + length
         return place
 
@@ -278,7 +279,6 @@ class GrainWriter(BlockWriter):
             table[entry : entry + n] = places[done : done + n]
             done += n
         self._pending += len(places)
-        self.size_changed()
 
     def size_changed(self) -> None:
         """Let the judge of entries know how long the file is now."""

@@ -597,8 +597,8 @@ class DiskSuite:
 class WritableDiskSuite:
     """What every disk open for writing must do. Needs a fixture `case`: a `DiskCase`.
 
-    Its `open` gives a disk open for writing, and `content` is what it holds when a test begins: each
-    test needs a case of its own. Disks of 1 MiB or less will do.
+    Its `open` gives a disk open for writing, and `content` is what it holds when a test begins:
+    each test needs a case of its own. Disks of 1 MiB or less will do.
     """
 
     def test_is_what_it_was_before_the_first_write(self, case: DiskCase) -> None:

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from diskkit.tasks.metadata import write_metadata as write_metadata
     from diskkit.tasks.remove import remove_disk as remove_disk
     from diskkit.tasks.rename import rename_disk as rename_disk
+    from diskkit.tasks.repair import repair as repair
+    from diskkit.tasks.repair import undo_repair as undo_repair
     from diskkit.tasks.space import space_needed as space_needed
 
 __version__ = "0.1.0"
@@ -73,6 +75,8 @@ _HOMES = {
     "defragment": "tasks.compact",
     "grow": "tasks.grow",
     "shrink": "tasks.compact",
+    "repair": "tasks.repair",
+    "undo_repair": "tasks.repair",
     "space_needed": "tasks.space",
     "Disk": "disk",
     **dict.fromkeys(

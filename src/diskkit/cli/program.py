@@ -23,6 +23,7 @@ COMMANDS = {
     "changed": "inspect:changed",
     "compare": "inspect:compare",
     "check": "inspect:check",
+    "repair": "mending:repair",
     "convert": "transfer:convert",
     "create": "transfer:create",
     "meta": "own:meta",

@@ -125,7 +125,7 @@ def not_a_vmdk(path: str, head: bytes) -> FormatError:
     """The error for a file that no format claims."""
     shown = head[:8]
     problem = f"is not a VMDK: it begins with {shown!r}" if shown else "is not a VMDK: it is empty"
-    if _descriptor_of(path):
+    if descriptor_of(path):
         return _part_error(path, problem)
     advice = "if it is a raw image, say so: --format raw"
     return FormatError(problem, path=path, structure="file", advice=advice)
@@ -133,12 +133,12 @@ def not_a_vmdk(path: str, head: bytes) -> FormatError:
 
 def _part_error(path: str, problem: str) -> FormatError:
     """The error for an extent that was opened in place of its descriptor."""
-    beside = _descriptor_of(path) or "of the same name without the suffix"
+    beside = descriptor_of(path) or "of the same name without the suffix"
     advice = f"open the descriptor file beside it, {beside}"
     return FormatError(problem, path=path, structure="file", advice=advice)
 
 
-def _descriptor_of(path: str) -> str:
+def descriptor_of(path: str) -> str:
     """The name of the descriptor of an extent's file, as VMware's tools name them; "" if none."""
     name = path.rpartition("/")[2]
     stem, dash, suffix = name.removesuffix(".vmdk").rpartition("-")

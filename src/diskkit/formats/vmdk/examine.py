@@ -55,7 +55,7 @@ class _Tables:
         self.path = of.storage.name
         packed = isinstance(of, SparseMap) and of.header.compressed
         # Compressed grains may lie closer than a grain, but never two in one sector.
-        self.seen = _Seen(of.storage.size, SECTOR if packed else self.scheme.grain)
+        self.seen = Seen(of.storage.size, SECTOR if packed else self.scheme.grain)
         self.step = step
         self.counts: dict[str, int] = {}
         self.used = self.unaligned = self.table_bytes = self.late_tables = 0
@@ -194,7 +194,7 @@ class _Tables:
         return Problem(code, "warning", self.path, text)
 
 
-class _Seen:
+class Seen:
     """Remembers where grains lie: a bit per grain of file, for each way of being unaligned."""
 
     def __init__(self, size: int, grain: int) -> None:
@@ -220,6 +220,10 @@ class _Seen:
             bits = self._bits.setdefault(phase, np.zeros(self._cells // 8 + 1, np.uint8))
             np.bitwise_or.at(bits, cells >> 3, np.left_shift(1, cells & 7).astype(np.uint8))
         return again
+
+    def overlaps(self, begin: int, length: int) -> bool:
+        """Whether a range of the file shares a byte with a grain there."""
+        return self.count(begin - self._grain + 1, begin + length) > 0
 
     def count(self, begin: int, end: int) -> int:
         """How many grains begin in a range of the file."""

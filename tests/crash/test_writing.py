@@ -39,6 +39,10 @@ CHAINS = (
 IDS = ["-".join(chain) for chain in CHAINS]
 
 
+COPIES = {"sparse-8", "sparse-128", "sparse-16-lazy", "split-16", "split-16-lazy"}
+"""Kinds whose tables have redundant copies."""
+
+
 class Step(NamedTuple):
     """One thing that was done to the disk."""
 
@@ -101,6 +105,29 @@ def _check(content: bytes, before: bytes, steps: list[Step], point: int) -> None
     assert right.all(), f"byte {int((~right).argmax())} is foreign or lost"
 
 
+def _writable(path: Path) -> bool:
+    """Whether it can be written to: every table of it, so that all are compared."""
+    try:
+        with diskkit.open_disk(path, writable=True, experimental=True) as disk:
+            for offset in range(0, disk.size, 512):
+                disk.read(offset, 1)
+    except diskkit.FormatError:
+        return False
+    return True
+
+
+def _repaired(path: Path) -> bytes:
+    """What it holds after a repair, which makes it a disk to write to again."""
+    done = diskkit.repair(path)
+    assert done.ok, done
+    assert _writable(path)
+    found = diskkit.check(path, data=True)
+    assert found.ok, found.problems
+    assert "not closed cleanly" not in str(found.problems)
+    with diskkit.open_disk(path) as disk:
+        return disk.read(0, disk.size)
+
+
 @pytest.mark.parametrize("chain", CHAINS, ids=IDS)
 def test_a_crash_loses_nothing_that_was_flushed(chain: tuple[str, ...], tmp_path: Path) -> None:
     folder = tmp_path / "disk"
@@ -112,11 +139,17 @@ def test_a_crash_loses_nothing_that_was_flushed(chain: tuple[str, ...], tmp_path
     ):
         steps = _work(disk, len(chain) * 7 + 1, 24, recording)
         final = disk.read(0, disk.size)
+    mended = 0
     for number, state in enumerate(states(recording, most=300, seed=3, draws=20)):
         place = tmp_path / f"state{number}"
         materialise(state, place)
         with diskkit.open_disk(place / path.name) as disk:
             content = disk.read(0, disk.size)
+        refused = not _writable(place / path.name)
+        mended += refused
+        if refused or (number % 10 == 0 and path.suffix == ".vmdk"):
+            # Only what was not flushed may change with that.
+            content = _repaired(place / path.name)
         if state.complete:
             assert content == final, state.text
         try:
@@ -124,6 +157,8 @@ def test_a_crash_loses_nothing_that_was_flushed(chain: tuple[str, ...], tmp_path
         except AssertionError as error:
             raise AssertionError(f"{state.text}: {error}") from None
     assert number > 20
+    # Two copies of the tables can be caught disagreeing; one cannot.
+    assert bool(mended) == (chain[-1] in COPIES)
 
 
 @pytest.mark.parametrize("fault", list(Fault), ids=lambda f: f.name)

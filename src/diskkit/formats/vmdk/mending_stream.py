@@ -98,7 +98,7 @@ def rebuild(storage: Storage, reason: str, plan: Plan) -> Mend | None:
     if not whole:
         lost = "; it has no end: whatever followed its last whole grain is given up"
     if found.skipped:
-        lost += f"; {found.skipped} bytes between its grains are no grains, and are given up"
+        lost += f"; {found.skipped} bytes that are no whole grains are given up"
     text = f"{reason}: tables made anew from {found.grains} grains{lost}"
     patches = (
         Patch(Stage.ROOM, copy_at, len(copy), copy),
@@ -160,6 +160,7 @@ class _Scan:
         self.grains = self.doubles = self.skipped = 0
         self.end = align_up(header.overhead, SECTOR)
         self.chunk, self.chunk_at = b"", 0
+        self.last: tuple[layout.Marker, int] | None = None
         self.kept = 0
 
     def sector(self, at: int) -> bytes:
@@ -197,7 +198,21 @@ class _Scan:
             # From here on a grain counts only if its data are whole.
             lost = True
             at += SECTOR
+        self.drop_cut()
         return _Found(self.tables, self.grains, self.end, whole, self.doubles, self.skipped)
+
+    def drop_cut(self) -> None:
+        """Take back the last grain if it is not whole: what lies behind it may not be its own."""
+        if self.last is None or self.is_grain(*self.last, sure=True):
+            return
+        marker, at = self.last
+        row, entry = divmod(marker.value * SECTOR // self.header.grain, self.header.table_entries)
+        self.tables[row][entry] = 0
+        if not self.tables[row].any():
+            del self.tables[row]
+        self.grains -= 1
+        self.skipped += self.end - at
+        self.end = at
 
     def is_grain(self, marker: layout.Marker, at: int, *, sure: bool) -> bool:
         header = self.header
@@ -227,5 +242,6 @@ class _Scan:
             self.doubles += 1
         self.tables[row][entry] = at // SECTOR
         self.grains += 1
+        self.last = marker, at
         self.end = at + ceil_div(12 + marker.size, SECTOR) * SECTOR
         return self.end

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 GRAIN = 128 * SECTOR
 _ENTRIES = 512
+_BLOCK = 4096
+"""What filesystems give room in."""
 _TABLE = _ENTRIES * 4
 _DESCRIPTOR = 20 * SECTOR
 """Room for an embedded descriptor, as VMware's tools leave it."""
@@ -141,9 +143,22 @@ class SparseWriter:
         edges = np.flatnonzero(np.diff(chosen) != 1) + 1
         for run in np.split(chosen, edges) if len(chosen) else []:
             begin, end = int(run[0]) * self._grain, (int(run[-1]) + 1) * self._grain
-            write_all(self._fd, grains.data[begin:end], int(places[run[0]]))
+            self._put_data(grains.data[begin:end], int(places[run[0]]))
         self._next += count * self._grain
         return len(chosen) * self._grain
+
+    def _put_data(self, data: memoryview, at: int) -> None:
+        """Write whole grains; where most of them is zeros, only the rest: the file is new there."""
+        words = np.frombuffer(data, np.uint64).reshape(-1, _BLOCK // 8)
+        # The first word of each block tells whether it is worth looking at all of them.
+        if np.count_nonzero(words[:, 0]) * 2 < len(words):
+            filled = words.any(axis=1)
+            if np.count_nonzero(filled) * 2 < len(words):
+                edges = np.flatnonzero(np.diff(filled.astype(np.int8), prepend=0, append=0))
+                for begin, end in (edges.reshape(-1, 2) * _BLOCK).tolist():
+                    write_all(self._fd, data[begin:end], at + begin)
+                return
+        write_all(self._fd, data, at)
 
     def finish(self) -> None:
         """Write the last table and give the file its size."""

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 _KEPT_BYTES = 32 << 20
 """Tables kept in memory, changed ones not counted."""
 _PENDING = 1 << 16
-"""Grains entered before they are committed unasked, so that memory stays flat."""
+"""Grains entered before they are committed unasked, so that memory stays flat,"""
+_DIRTY_BYTES = 32 << 20
+"""and bytes of tables that they are in."""
 _PARKED = 1 << 16
 """Grains whose old room is remembered for them."""
 _EXTEND = 1 << 20
@@ -70,6 +72,7 @@ class GrainWriter(BlockWriter):
         self._where: dict[int, tuple[int, ...]] = {}
         """By table number: where it and its redundant copy lie; empty for one that is not there."""
         self._most_kept = max(4, _KEPT_BYTES // (self._entries * 8))
+        self._most_dirty = max(4, _DIRTY_BYTES // (self._entries * 8))
         self._guard = Lock()
         """Held while a table is loaded or forgotten."""
         self._dirty: set[int] = set()
@@ -307,7 +310,7 @@ class GrainWriter(BlockWriter):
     @property
     def full(self) -> bool:
         """Whether so much is pending that it should be committed unasked."""
-        return self._pending >= _PENDING
+        return self._pending >= _PENDING or len(self._dirty) >= self._most_dirty
 
     def commit(self) -> None:
         """Steps 2 to 4."""

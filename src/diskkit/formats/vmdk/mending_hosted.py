@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What mends the directories and tables of a hosted sparse extent that is not compressed.
 
-Entry by entry the primary copy counts where it can be right, since every reader shows it; else the
-redundant copy, if that can be right. What neither copy knows is left. A table that its directory
+A table of the primary copy counts if all of it can be right, since every reader shows it; else the
+redundant one, if all of that can be. Where both have faults, each entry of the primary counts that
+can be right, else the redundant one's. What neither copy knows is left. A table that its directory
 entry does not lead to is put where VMware's layout has it, if nothing else lies there, else at the
 end of the file.
 
@@ -112,6 +113,8 @@ class _Hosted:
         self.used = overhead
         self.next = align_up(self.storage.size, self.scheme.grain)
         self.new = False
+        self.adopted: tuple[set[int], set[int]] = (set(), set())
+        """By copy: tables that nothing led to. Their entries count where the other's cannot be."""
         self.homes: NDArray[np.int64] = np.zeros(0, np.int64)
         """Where tables that are right begin, ascending."""
 
@@ -169,7 +172,9 @@ class _Hosted:
                 raw = copy.tables.read_tables(copy.places[rows])
                 judged = self.scheme.judge(raw, copy.tables.needs(rows))
                 clean = np.asarray(~judged.reasons.any(axis=1))
-                filled = (judged.states == State.DATA) & clean[:, None]
+                early = copy.places[rows] < self.header.overhead
+                filled = (judged.states == State.DATA) & (judged.reasons == 0)
+                filled &= (clean | early)[:, None]
                 grains.add(judged.positions[filled])
                 for row in rows[~clean & late[copy.number][rows]].tolist():
                     other = self.copies[1 - copy.number] if len(self.copies) > 1 else None
@@ -214,9 +219,11 @@ class _Hosted:
         nothing = ~np.any([c.ok[rows] for c in self.copies], axis=0)
         for row in rows[nothing & np.any(missing, axis=0)].tolist():
             self.nowhere(row)
-        rows = rows[~nothing]
+        rows = rows[np.any([c.ok[rows] for c in self.copies], axis=0)]
         if not len(rows):
             return
+        for copy, twin in (self.copies, self.copies[::-1]) if len(self.copies) > 1 else ():
+            self.adopt(copy, twin, rows)
         raws = [self.read(c, rows) for c in self.copies]
         wanted = self.merged(rows, raws)
         for copy, raw, kept in zip(self.copies, raws, wanted, strict=True):
@@ -228,6 +235,39 @@ class _Hosted:
             ends = copy.places[rows][copy.ok[rows]]
             if len(ends):
                 self.used = max(self.used, int(ends.max()) + copy.size)
+
+    def adopt(self, copy: _Copy, twin: _Copy, rows: Int64) -> None:
+        """Take back a table that no entry leads to, from where it belongs, if its twin has faults.
+
+        Otherwise it would be written over with what the twin has.
+        """
+        lone = rows[twin.ok[rows] & ~copy.ok[rows]]
+        judged = self.scheme.judge(self.read(twin, lone), twin.tables.needs(lone))
+        for row in lone[judged.reasons.any(axis=1)].tolist():
+            place = int(copy.expected[row])
+            if not copy.follows or self.taken(place, copy.size):
+                continue
+            raw = copy.tables.read_tables(np.array([place], np.int64))
+            found = self.scheme.judge(raw, copy.tables.needs(np.array([row])))
+            if found.reasons.any() or not raw.any():
+                continue
+            entry = struct.pack("<I", place // SECTOR)
+            at = copy.scheme.directory_offset + row * 4
+            old = int(copy.places[row]) // SECTOR
+            text = (
+                f"{_NAMES[copy.number]}: entry {row} is {old}: the table lies at sector "
+                f"{place // SECTOR}, where it belongs"
+            )
+            patch = Patch(_DIRECTORY_STAGES[copy.number], at, 4, entry)
+            code = f"{_CODES[copy.number]}.entry"
+            if self.plan.add(Mend(code, self.path, text, patches=(patch,))):
+                copy.places[row], copy.ok[row] = place, True
+                self.homes = np.insert(self.homes, np.searchsorted(self.homes, place), place)
+                if twin.places[row] >= self.header.overhead:
+                    # It has faults, and lies among grains: it may be a part of one.
+                    twin.ok[row] = False
+                else:
+                    self.adopted[copy.number].add(row)
 
     def read(self, copy: _Copy, rows: Int64) -> Entries:
         """Its tables; all zeros where there is none."""
@@ -250,7 +290,12 @@ class _Hosted:
         best = raws[0]
         hopeless = bad[0]
         if len(raws) == 2:
-            best = np.where(bad[0] & ~bad[1], raws[1], raws[0])
+            # A table without fault counts as a whole against one that has some, as for reading.
+            better = bad[0].any(axis=1) & ~bad[1].any(axis=1)
+            late = [np.isin(rows, list(taken)) for taken in self.adopted]
+            better &= ~late[1]
+            second = np.where(late[0][:, None], ~bad[1], (bad[0] & ~bad[1]) | better[:, None])
+            best = np.where(second, raws[1], raws[0])
             # Neither can be right: each stays what it is, and a new copy is like the old one.
             best = np.where(bad[0] & bad[1] & ~there[0][:, None], raws[1], best)
             hopeless = bad[0] & bad[1]
@@ -258,7 +303,9 @@ class _Hosted:
             number = int(rows[row]) * scheme.entries + entry
             error = self.primary.tables.explain(number * scheme.grain)
             self.plan.leave("grain-table.entry", self.path, f"{error.what}: in every copy")
-        best = np.where(inside, best, 0).astype("<u4")
+        # What lies beyond the capacity is not touched in a table that has faults: is it one?
+        sound = inside | (hopeless & inside).any(axis=1)[:, None]
+        best = np.where(sound, best, 0).astype("<u4")
         return [
             np.where(hopeless & inside & have[:, None], raw, best).astype("<u4")
             for raw, have in zip(raws, there, strict=True)
@@ -377,7 +424,6 @@ class _Hosted:
             for copy, place, _ in chosen:
                 copy.ok[row] = True
                 self.homes = np.insert(self.homes, np.searchsorted(self.homes, place), place)
-            self.grains(np.array([row]), chosen[0][2])
 
     # --- grains -------------------------------------------------------------------------------
 

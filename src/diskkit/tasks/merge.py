@@ -72,8 +72,7 @@ def commit(
     others = [c for c in children_of(parent_path) if os.path.realpath(c) != os.path.realpath(path)]
     if others and not policy.force:
         raise ChainError(
-            f"its parent has another child, {Path(others[0]).name}, which would become "
-            "unusable",
+            f"its parent has another child, {Path(others[0]).name}, which would become unusable",
             path=path,
             structure="chain",
             advice="flatten that one first, or use --force",

@@ -172,9 +172,12 @@ def test_what_may_be_overlooked_for_reading_only(tmp_path: Path) -> None:
 def test_a_disk_opened_for_reading(tmp_path: Path) -> None:
     hosted_sparse(tmp_path / "disk.vmdk", 128, {})
     with diskkit.open_disk(tmp_path / "disk.vmdk") as disk:
-        for call in (lambda: disk.write(0, b"x"), disk.flush, lambda: disk.zero(0, 512)):
-            with refused(tmp_path, diskkit.UsageError, "for reading only"):
-                call()
+        with refused(tmp_path, diskkit.UsageError, "for reading only"):
+            disk.write(0, b"x")
+        with refused(tmp_path, diskkit.UsageError, "for reading only"):
+            disk.zero(0, 512)
+        with refused(tmp_path, diskkit.UsageError, "for reading only"):
+            disk.flush()
 
 
 def test_parts_that_are_not_the_guests(tmp_path: Path) -> None:

@@ -89,10 +89,10 @@ def test_any_damage_ends_in_a_report_or_a_clear_error(kind: str, tmp_path: Path)
         for file, data in good.items():
             file.write_bytes(data)
         file = dice.choice(sorted(good))
-        data = bytearray(good[file])
+        bad = bytearray(good[file])
         for _ in range(dice.choice((1, 4, 40))):
-            data[dice.randrange(min(len(data), dice.choice((600, 70000))))] = dice.randrange(256)
-        file.write_bytes(data)
+            bad[dice.randrange(min(len(bad), dice.choice((600, 70000))))] = dice.randrange(256)
+        file.write_bytes(bad)
         for lossy in (False, True):
             done = None
             with suppress(DiskkitError):

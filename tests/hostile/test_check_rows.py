@@ -171,6 +171,25 @@ def test_leaked_grains_are_a_warning(tmp_path: Path) -> None:
     says(found(disk, "leaked", "warning").message, "256 KiB", "belong to nothing")
 
 
+def test_leaked_room_of_a_redo_log_is_a_warning(tmp_path: Path) -> None:
+    disk = cowd_chain(tmp_path)
+    extent = tmp_path / "child-delta.vmdk"
+    with extent.open("ab") as f:
+        f.write(bytes(64 * SECTOR))
+    poke(extent, 28, "<I", u32(extent, 28) + 40)
+    says(found(disk, "leaked", "warning").message, "20 KiB", "belong to nothing")
+
+
+def test_table_in_a_grain(tmp_path: Path) -> None:
+    disk = mono(tmp_path, redundant=False, gtes=4)
+    grain = u32(disk, u32(disk, get(disk, "gdOffset") * SECTOR) * SECTOR)
+    # Between the sectors' texts there is room for a table that says nothing.
+    poke(disk, (grain + 3) * SECTOR, "<16s", bytes(16))
+    poke(disk, get(disk, "gdOffset") * SECTOR + 4, "<I", grain + 3)
+    problem = found(disk, "grain-directory.in-grain")
+    says(problem.message, f"byte {(grain + 3) * SECTOR}", "lies in a grain")
+
+
 def test_entries_beyond_the_capacity_are_a_warning(tmp_path: Path) -> None:
     disk = mono(tmp_path)
     for directory in ("gdOffset", "rgdOffset"):

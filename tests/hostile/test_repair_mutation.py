@@ -86,8 +86,8 @@ def test_any_damage_ends_in_a_report_or_a_clear_error(kind: str, tmp_path: Path)
         for file in tmp_path.iterdir():
             if file not in good:
                 file.unlink()
-        for file, data in good.items():
-            file.write_bytes(data)
+        for file, old in good.items():
+            file.write_bytes(old)
         file = dice.choice(sorted(good))
         bad = bytearray(good[file])
         for _ in range(dice.choice((1, 4, 40))):

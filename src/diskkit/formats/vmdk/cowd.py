@@ -44,7 +44,8 @@ class CowdScheme:
         self.grain = header.grain
         self.tables = header.tables
         self.directory_offset = header.directory_offset
-        self._low = header.directory_offset + align_up(header.tables * self.width, SECTOR)
+        self.low = header.directory_offset + align_up(header.tables * self.width, SECTOR)
+        """Where the directory ends, bytes: nothing else lies before it."""
         self.size = size
         self.free = header.free
         """Where what is allocated ends, bytes."""
@@ -57,7 +58,7 @@ class CowdScheme:
 
         places = entries.astype(np.int64) * SECTOR
         reasons = np.zeros(len(places), np.uint8)
-        reasons[(places != 0) & (places < self._low)] = 4
+        reasons[(places != 0) & (places < self.low)] = 4
         high = min(self.free, self.size)
         reasons[(places != 0) & (places + self.entries * self.width > high)] = 5
         return places, reasons
@@ -67,7 +68,7 @@ class CowdScheme:
         from diskkit.formats.vmdk.grains import sector_entries
 
         high = self.size if self._truncated else min(self.free, self.size)
-        judged = sector_entries(entries, self._low, high, need, State.DATA, self._truncated)
+        judged = sector_entries(entries, self.low, high, need, State.DATA, self._truncated)
         ones = entries == 1
         if ones.any():
             judged.states[ones] = State.ZERO

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diskkit.errors import FormatError
+from diskkit.formats.vmdk.cowd import CowdScheme
 from diskkit.formats.vmdk.sparse import SparseMap
 from diskkit.formats.vmdk.stream import check_marker
 from diskkit.formats.vmdk.tablemap import TableMap
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _LISTED = 10
 """Findings of one kind that are named one by one; the rest are counted."""
 _TABLES = 2048
+_LATE = 1 << 16
 
 
 def examine(extent: Extent, step: Callable[[int], None]) -> Iterator[Problem]:
@@ -58,6 +60,8 @@ class _Tables:
         self.seen = Seen(of.storage.size, SECTOR if packed else self.scheme.grain)
         self.step = step
         self.counts: dict[str, int] = {}
+        self.late: list[int] = []
+        """Where tables lie that come after the first grain."""
         self.used = self.unaligned = self.table_bytes = self.late_tables = 0
 
     def problems(self) -> Iterator[Problem]:
@@ -72,12 +76,25 @@ class _Tables:
             raw = self.tables.read_tables(places[good])
             self.table_bytes += raw.nbytes
             if isinstance(self.map, SparseMap):
-                self.late_tables += int((places[good] >= self.map.header.overhead).sum())
+                late = places[good][places[good] >= self.map.header.overhead]
+                self.late_tables += len(late)
+                self.late += late[: max(0, _LATE - len(self.late))].tolist()
             yield from self.entries(first + good, raw)
             if self.tables.spare is not None:
                 yield from self.twin(first, places, good, raw)
             self.step(min(last * cover, self.scheme.length))
+        yield from self.tables_in_grains()
         yield from self.summary()
+
+    def tables_in_grains(self) -> Iterator[Problem]:
+        """A table among the grains must not lie in one: whoever writes one changes the other."""
+        if isinstance(self.map, SparseMap) and self.map.header.compressed:
+            return
+        size = self.scheme.entries * self.scheme.width
+        for place in self.late:
+            if self.seen.overlaps(place, size):
+                text = f"grain directory: the table at byte {place} lies in a grain"
+                yield from self.listed(self.error("grain-directory.in-grain", text))
 
     def listed(self, problem: Problem) -> Iterator[Problem]:
         """Name the first few of a kind; count the rest for the summary."""
@@ -157,6 +174,11 @@ class _Tables:
             if count > _LISTED:
                 text = f"{count - _LISTED} more findings of {code}"
                 yield Problem(code, "error", self.path, text)
+        if isinstance(self.scheme, CowdScheme):
+            spare = self.scheme.free - self.scheme.low - self.table_bytes
+            spare -= self.used * self.scheme.grain
+            if spare >= max(self.scheme.grain, SECTOR):
+                yield self.warning("leaked", f"{format_size(spare)} belong to nothing")
         if not isinstance(self.map, SparseMap) or self.map.header.compressed:
             return
         if self.unaligned:

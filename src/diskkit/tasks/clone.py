@@ -94,6 +94,7 @@ def clone(
     kind: str,
     *,
     adapter: str | None = None,
+    hw_version: str | None = None,
     level: int = DEFAULT_LEVEL,
     force: bool = False,
     verify: bool = False,
@@ -104,14 +105,18 @@ def clone(
     """Copy `disk`, its chain flattened, into a new disk of `kind` (see `KINDS`), with new ids.
 
     `target` is the descriptor, or the single file, of the new disk; "-" writes a streamOptimized
-    disk to standard output. `level` is how hard to compress a stream, 0 to 9. `force` replaces an
-    existing file, for kinds that have only one. Raises as `convert` does.
+    disk to standard output. Adapter and hardware version are the disk's unless given.
+    `level` is how hard to compress a stream, 0 to 9. `force` replaces an existing file, for kinds
+    that have only one. Raises as `convert` does.
     """
     began = time.monotonic()
     info = disk.info
     capacity = align_up(disk.size, SECTOR)
     spec = spec_of(
-        kind, capacity, adapter or info.adapter_type or "lsilogic", info.hw_version or "4"
+        kind,
+        capacity,
+        adapter or info.adapter_type or "lsilogic",
+        hw_version or info.hw_version or "4",
     )
     job = Job(disk, kind, spec, threads, progress)
     written = deliver(job, os.fspath(target), level, force=force, verify=verify, sync=sync)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import diskkit
-from makers.peers import qemu_img, qemu_raw
-from peers.asking import qemu_io
+from makers.peers import dissect_raw, qemu_img, qemu_raw
+from peers.asking import libvmdk_raw, qemu_io
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,3 +95,6 @@ def test_turns(base: str, child: str | None, tmp_path: Path) -> None:
             assert disk.read(0, SIZE) == content
         assert qemu_raw(path) == content
         assert qemu_img("check", "-q", path).returncode in (0, 63)  # 63: flat, nothing to check
+    if child is None:
+        assert libvmdk_raw(path) == content
+        assert dissect_raw(path) == content

@@ -175,39 +175,40 @@ class _Tables:
                 text = f"{count - _LISTED} more findings of {code}"
                 yield Problem(code, "error", self.path, text)
         if isinstance(self.scheme, CowdScheme):
-            spare = self.scheme.free - self.scheme.low - self.table_bytes
-            spare -= self.used * self.scheme.grain
-            # Zeroed grains and rounding leave crumbs in a log that is in use.
-            if spare >= max(self.scheme.grain, self.scheme.entries * self.scheme.width):
+            spare = self.leaked(self.scheme.low, self.scheme.free) - self.table_bytes
+            used = self.used * self.scheme.grain
+            # Zeroed grains and rounding leave crumbs in a log that is in use: grains are smaller
+            # than what a filesystem takes back.
+            if spare >= max(self.scheme.grain, self.scheme.entries * self.scheme.width, used // 16):
                 yield self.warning("leaked", f"{format_size(spare)} belong to nothing")
         if not isinstance(self.map, SparseMap) or self.map.header.compressed:
             return
         if self.unaligned:
             text = f"{self.unaligned} grains do not begin on a multiple of the grain size"
             yield self.warning("grain-table.unaligned", text)
-        leaked = self.leaked(self.map.header.overhead)
+        leaked = self.leaked(self.map.header.overhead, self.map.storage.size)
         # Tables that were made with their use may each leave a gap before the next grain.
         if leaked >= self.scheme.grain * (1 + self.late_tables) + self.table_bytes:
             text = f"{format_size(leaked)} at the end or between grains belong to nothing"
             yield self.warning("leaked", text)
 
-    def leaked(self, overhead: int) -> int:
-        """Bytes after the first `overhead` that take room and belong to no grain.
+    def leaked(self, first: int, last: int) -> int:
+        """Bytes between two places of the file that take room and belong to no grain.
 
         What the filesystem has as a hole takes none: that is what is left of a zeroed grain.
         """
         storage = self.map.storage
-        rest = storage.size - overhead
+        rest = min(last, storage.size) - first
         if rest <= self.used * self.scheme.grain:
             return 0
         grain, leaked = self.scheme.grain, 0
         whole = (
             (align_down(begin, grain), align_up(end, grain))
-            for begin, end in storage.data_ranges(overhead, rest)
+            for begin, end in storage.data_ranges(first, rest)
         )
         for begin, end in joined(whole):
             used = self.seen.count(begin - grain + 1, end) * grain
-            leaked += max(0, min(end, storage.size) - begin - used)
+            leaked += max(0, min(end, last, storage.size) - begin - used)
         return leaked
 
     def error(self, code: str, text: str) -> Problem:

@@ -26,7 +26,7 @@ import numpy as np
 
 from diskkit.errors import FormatError, StorageError
 from diskkit.interfaces import NOTHING, ZEROS, BlockWriter, WritableStorage
-from diskkit.runs import State
+from diskkit.runs import State, joined
 from diskkit.table import DATA, HOLE, ZERO, RunTable, merge
 from diskkit.units import align_up, ceil_div
 
@@ -355,8 +355,9 @@ class GrainWriter(BlockWriter):
         """Return the room of zeroed grains to the filesystem."""
         gone = [p for grain, p in self._freed if self.column(grain, 1).item() != p]
         self._freed.clear()
-        for place in gone:
-            self.storage.erase(place, self.granularity, give_back=True)
+        # Neighbours together: a filesystem takes back whole blocks only.
+        for begin, end in joined((p, p + self.granularity) for p in sorted(gone)):
+            self.storage.erase(begin, end - begin, give_back=True)
         if gone:
             self.freed(gone)
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "shrink": "maintain:shrink",
     "defrag": "maintain:defrag",
     "commit": "maintain:commit",
+    "vdiskmanager": "vdiskmanager:vdiskmanager",
 }
 """Verb: where it is. A new verb is a function and a line here."""
 
@@ -79,7 +80,12 @@ def _interrupt(*_: object) -> NoReturn:
 def run(argv: list[str]) -> int:
     """Run one command line; returns the exit status."""
     signal.signal(signal.SIGTERM, _interrupt)
-    alone = argv and argv[0] in COMMANDS and "_DISKKIT_COMPLETE" not in os.environ
+    completing = "_DISKKIT_COMPLETE" in os.environ
+    if argv[:1] == ["vdiskmanager"] and not completing:
+        from diskkit.cli.vdiskmanager import run_words
+
+        return run_words(argv[1:])
+    alone = argv and argv[0] in COMMANDS and not completing
     app = build(argv[:1] if alone else COMMANDS)
     try:
         status: Any = app(argv or ["--help"], standalone_mode=False, prog_name="diskkit")

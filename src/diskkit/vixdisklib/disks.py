@@ -44,7 +44,6 @@ def Create(
             raise vix_error("INVALID_ARG", f"no new disk can have {what} {value}")
         size = createParams.capacity * _SECTOR
         step = percent(progressFunc)
-        step(0, 1)
         create_disk(path, size, kind, adapter=adapter, hw_version=hw_version(createParams))
         step(1, 1)
         library.log(f"{path}: created, {createParams.capacity} sectors, {kind}")
@@ -64,7 +63,6 @@ def CreateChild(
         if diskType not in c.CHILD_KINDS:
             raise vix_error("INVALID_ARG", f"no child can have disk type {diskType}")
         step = percent(progressFunc)
-        step(0, 1)
         with handle.set_aside():
             create_child(handle.path, childPath, c.CHILD_KINDS[diskType], policy=library.policy())
         step(1, 1)

@@ -10,7 +10,7 @@ ProgressFunc = Callable[[int], object]
 
 
 def percent(progress: ProgressFunc | None) -> Callable[[int, int], None]:
-    """A callback for diskkit's tasks that tells `progress` of every percent once."""
+    """A callback for diskkit's tasks that tells `progress` of every percent once, 0 at once."""
     last = -1
 
     def step(done: int, total: int) -> None:
@@ -22,4 +22,5 @@ def percent(progress: ProgressFunc | None) -> Callable[[int, int], None]:
             last = now
             progress(now)
 
+    step(0, 1)
     return step

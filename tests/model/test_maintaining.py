@@ -70,7 +70,7 @@ class Maintaining(RuleBasedStateMachine):
     @precondition(lambda self: len(self.chain) < 4)
     @rule(pick=st.integers(0, 1))
     def snapshot(self, pick: int) -> None:
-        if self.kinds[0] in ("vmfs", "vmfsThin"):
+        if self.kinds[0].startswith("vmfs"):
             below = self.kinds[-1]
             kind = below if len(self.chain) > 1 else ("vmfsSparse", "seSparse")[pick]
         else:

@@ -45,7 +45,7 @@ def test_an_estimate_bounds_the_copy(tmp_path: Path, kind: str) -> None:
     # A filesystem may take a block to remember where those of a file are.
     own = 0 if kind == "streamOptimized" or "Sparse" in kind else 4096
     assert taken <= needed.bytes + own
-    assert needed.exact == (kind == "vmfs")
+    assert needed.exact == (kind in ("vmfs", "vmfsEagerZeroedThick"))
     if kind == "monolithicSparse":
         assert taken == needed.bytes
     elif kind != "streamOptimized":

@@ -37,7 +37,8 @@ def convert(
             "-t",
             metavar="TYPE",
             help="Kind of the copy: raw, monolithicSparse, monolithicFlat, twoGbMaxExtentSparse, "
-            "twoGbMaxExtentFlat, streamOptimized, vmfs or vmfsThin.  [default: raw]",
+            "twoGbMaxExtentFlat, streamOptimized, vmfs, vmfsThin or vmfsEagerZeroedThick.  "
+            "[default: raw]",
         ),
     ] = None,
     level: Annotated[

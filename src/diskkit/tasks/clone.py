@@ -29,7 +29,7 @@ from diskkit.formats.vmdk.writers import (
 from diskkit.mapping import ranges_where
 from diskkit.runs import State
 from diskkit.storage.newfile import is_device, new_file, new_files, write_errors
-from diskkit.storage.writing import append_all
+from diskkit.storage.writing import append_all, write_all
 from diskkit.tasks.copy import Copied, pour_all, verify_copy
 from diskkit.tasks.work import in_order
 from diskkit.units import SECTOR, align_up, ceil_div
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 PART = 4192256 * SECTOR
 """Bytes of a split disk's part: VMware's classic 2047 MiB."""
 PIECE = 32 * GRAIN
+_ZEROS = 4 << 20
 DEFAULT_LEVEL = 3
 """Of 0 to 9: docs/benchmarks.md says what each way costs."""
 
@@ -63,6 +64,8 @@ class Kind(NamedTuple):
     """Largest capacity, bytes."""
     preallocated: bool = False
     thin: bool = False
+    eager: bool = False
+    """Zeros are written, so that no first touch of a block costs more than later ones."""
 
 
 _MOST = (1 << 62) - SECTOR
@@ -73,6 +76,7 @@ KINDS = {
     "twoGbMaxExtentFlat": Kind("FLAT", "-f{:03d}", PART, PART * 8192),
     "streamOptimized": Kind("SPARSE", "", 0, 1 << 54),
     "vmfs": Kind("VMFS", "-flat", 0, _MOST, preallocated=True),
+    "vmfsEagerZeroedThick": Kind("VMFS", "-flat", 0, _MOST, preallocated=True, eager=True),
     "vmfsThin": Kind("VMFS", "-flat", 0, _MOST, thin=True),
 }
 """By the name that `--type` takes."""
@@ -167,7 +171,8 @@ def spec_of(kind: str, capacity: int, adapter: str, hw_version: str) -> NewDisk:
         advice = "choose a flat or a split kind"
         text = f"a {kind} disk has at most {KINDS[kind].most} bytes, not {capacity}"
         raise UsageError(f"{text} ({advice})")
-    create_type = "vmfs" if kind == "vmfsThin" else kind
+    # ESXi writes "vmfs" for all of these alike (vmdk-formats, 1.5).
+    create_type = "vmfs" if KINDS[kind].extent == "VMFS" else kind
     thin = KINDS[kind].thin
     return NewDisk(create_type, capacity, new_identity(), adapter, hw_version, thin)
 
@@ -200,7 +205,7 @@ def to_files(job: Job, name: str, level: int, *, force: bool, verify: bool, sync
             if kind.extent == "SPARSE":
                 written += job.sparse(fd, path, part.begin, length, b"")
             else:
-                written += job.flat(fd, part.begin, length, preallocated=kind.preallocated)
+                written += job.flat(fd, part.begin, length, kind)
         append_all(made[-1][0], compose(job.spec, lines))
     if verify:
         try:
@@ -219,6 +224,17 @@ def parts(kind: Kind, base: str, capacity: int) -> Iterator[Part]:
     for number in range(ceil_div(capacity, size)):
         name = f"{stem}{kind.suffix.format(number + 1)}.vmdk"
         yield Part(number * size, min((number + 1) * size, capacity), name)
+
+
+def lay_out(fd: int, length: int, kind: Kind) -> None:
+    """Give the new file of a flat extent its size: a hole, room, or room with zeros written."""
+    if kind.preallocated:
+        os.posix_fallocate(fd, 0, length)
+    os.ftruncate(fd, length)
+    if kind.eager:
+        zeros = memoryview(bytes(min(length, _ZEROS)))
+        for at in range(0, length, _ZEROS):
+            write_all(fd, zeros[: length - at], at)
 
 
 class Job:
@@ -258,11 +274,9 @@ class Job:
         writer.finish()
         return min(stored, length)
 
-    def flat(self, fd: int, begin: int, length: int, *, preallocated: bool) -> int:
-        """A flat extent; what is zero stays a hole, or room that was never written to."""
-        if preallocated:
-            os.posix_fallocate(fd, 0, length)
-        os.ftruncate(fd, length)
+    def flat(self, fd: int, begin: int, length: int, kind: Kind) -> int:
+        """A flat extent; what is zero stays as the kind has it."""
+        lay_out(fd, length, kind)
         if self.disk is None:
             return 0
         tables = self.disk.chain.stored(begin, min(length, self.disk.size - begin))

@@ -19,7 +19,7 @@ from diskkit.open import open_disk
 from diskkit.runs import State
 from diskkit.storage.newfile import is_device, new_file, write_errors
 from diskkit.storage.writing import append_all, write_all
-from diskkit.tasks.clone import DEFAULT_LEVEL, PIECE, Job, deliver, judged, spec_of
+from diskkit.tasks.clone import DEFAULT_LEVEL, PIECE, Job, deliver, judged, lay_out, spec_of
 from diskkit.tasks.copy import PIPE_PIECE, Copied
 from diskkit.tasks.work import in_order
 from diskkit.units import SECTOR, align_up
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from diskkit.formats.vmdk.sequence import Source
     from diskkit.formats.vmdk.writers import Grains
     from diskkit.interfaces import OpenPolicy
+    from diskkit.tasks.clone import Kind
     from diskkit.tasks.work import Progress
 
 
@@ -153,10 +154,8 @@ class _Arriving(Job):
                 done = min(begin + first * GRAIN + PIECE, begin + length)
                 self._progress(done, self._stream.capacity)
 
-    def flat(self, fd: int, begin: int, length: int, *, preallocated: bool) -> int:
-        if preallocated:
-            os.posix_fallocate(fd, 0, length)
-        os.ftruncate(fd, length)
+    def flat(self, fd: int, begin: int, length: int, kind: Kind) -> int:
+        lay_out(fd, length, kind)
         written = 0
         for grains in self.grains(begin, length, None):
             for number in np.flatnonzero(grains.filled).tolist():

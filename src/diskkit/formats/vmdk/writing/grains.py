@@ -82,6 +82,10 @@ class GrainWriter(BlockWriter):
         self._parked: dict[int, int] = {}
         self._freed: list[tuple[int, int]] = []
         """Grain and old position, of grains zeroed since the last commit."""
+        if self.length % self.granularity:
+            # The last grain need not be whole in the file, but its room is its own.
+            last = self.column(self.length // self.granularity, 1).item()
+            self._next = max(self._next, align_up(last + self.granularity, self.alignment))
 
     # --- what a kind adds ---------------------------------------------------------------------
 

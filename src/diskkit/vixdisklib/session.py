@@ -90,7 +90,7 @@ def GetConnectParams(connection: int) -> ConnectParams:
 
 def Connect(connectParams: ConnectParams | None = None) -> int:
     """Connect; None, or parameters without a server, are this machine. Returns the handle."""
-    return ConnectEx(connectParams)
+    return _connect(connectParams, False, None, None)
 
 
 def ConnectEx(
@@ -103,6 +103,15 @@ def ConnectEx(
 
     `transportModes` must be known names; on this machine there is only "file".
     """
+    return _connect(connectParams, readOnly, snapshotRef, transportModes)
+
+
+def _connect(
+    connectParams: ConnectParams | None,
+    readOnly: bool,
+    snapshotRef: str | None,
+    transportModes: str | None,
+) -> int:
     with translated():
         library.check_ready()
         for mode in (transportModes or "file").split(":"):

@@ -15,6 +15,7 @@ import pytest
 
 import diskkit
 from diskkit import vixdisklib as vix
+from diskkit.vixdisklib import config
 from diskkit.vixdisklib.codes import NAMES, NUMBERS, TEXTS
 
 from .conftest import SECTORS
@@ -399,3 +400,12 @@ def test_codes_of_the_system(
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", fail)
         assert code(vix.Write, handle, 0, 1, b"x" * 512) == NUMBERS[f"VIX_E_{name}"]
+
+
+def test_page_names_every_function_and_key() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "vixdisklib.md").read_text(encoding="utf-8")
+    table = page.partition("## Every function")[2].partition("## ")[0]
+    first = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert sorted(re.findall(r"`(\w+)`", first)) == sorted(f.__name__ for f in vix.FUNCTIONS)
+    for key in (config.LOG_FILE, config.LOG_LEVEL, config.OLD_PARAMS, config.ALLOW):
+        assert f"| `{key}` |" in page

@@ -51,7 +51,7 @@ def test_flush_makes_durable(started: Started) -> None:
 def test_asynchronous_calls_complete_once(started: Started) -> None:
     started.create()
     handle = started.open()
-    results: list[object] = []
+    results: list[tuple[object, int]] = []
     for i in range(40):
         data = bytes([i + 1]) * 512
         given = vix.WriteAsync(handle, i * 100, 1, data, lambda *w: results.append(w), i)

@@ -69,6 +69,15 @@ def test_asynchronous_calls_complete_once(started: Started) -> None:
         buffer.append(0)
 
 
+def test_buffer_is_free_when_the_callback_is_called(started: Started) -> None:
+    started.create()
+    handle = started.open(flags=READ_ONLY)
+    buffer = bytearray(512)
+    vix.ReadAsync(handle, 0, 1, buffer, lambda *_: buffer.append(0))
+    vix.Wait(handle)
+    assert len(buffer) == 513
+
+
 def test_refused_asynchronous_call_never_completes(started: Started) -> None:
     started.create()
     handle = started.open(flags=READ_ONLY)
@@ -199,6 +208,7 @@ def test_allocated_blocks_of_a_chain_and_of_what_was_just_written(started: Start
         (0, 0, 128),
         (64, 128, 128),
         (0, 192, 128),
+        (0, SECTORS, 128),
         (-128, 128, 128),
         (0, -128, 128),
         (0, 128 * 524289, 128),

@@ -54,8 +54,8 @@ class Handle:
         self.why_read_only = f"{path}: was opened for reading only"
         self.attached = False
         """It is a parent whose files now belong to its child's handle."""
-        self.extra: list[Disk] = []
-        """Disks whose links this one reads too."""
+        self.joined = False
+        """It reads the links of an attached parent too, and cannot be opened again by its path."""
         self.pending = 0
         """Asynchronous calls whose callback has not returned."""
         self.calling: set[int] = set()
@@ -137,7 +137,7 @@ class Handle:
     def set_aside(self) -> Iterator[None]:
         """Its files are closed, durably, so that a task can have them; then opened again."""
         with self.alone() as disk:
-            if self.extra:
+            if self.joined:
                 raise vix_error("NOT_SUPPORTED", f"{self.path}: has an attached parent; reopen it")
             self._disk = None
             disk.close()
@@ -165,11 +165,7 @@ class Handle:
         self.wait()
         with self.alone() as disk:
             self._disk = None
-            try:
-                disk.close()
-            finally:
-                for other in self.extra:
-                    other.close()
+            disk.close()
 
 
 class Library:

@@ -186,7 +186,7 @@ def Attach(parent: int, child: int) -> None:
         upper, lower = library.disk(parent), library.disk(child)
         lower.wait()
         upper.wait()
-        if upper.extra:
+        if upper.joined:
             raise vix_error("NOT_SUPPORTED", f"{upper.path}: has an attached parent itself")
         with upper.alone() as base, lower.alone() as leaf:
             _check_pair(base.chain.links, leaf.chain.links)
@@ -194,7 +194,7 @@ def Attach(parent: int, child: int) -> None:
                 base.close()
                 reading = upper.policy._replace(writable=False)
                 base = open_disk(upper.path, format="vmdk", policy=reading)
-            lower.extra += [leaf, base]
+            lower.joined = True
             links = [*leaf.chain.links, *base.chain.links]
             lower.replace(Disk(lower.path, Chain(links)))
             upper.replace(None)

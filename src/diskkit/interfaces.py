@@ -12,7 +12,7 @@ All are safe to use from many threads at once. All offsets and lengths are bytes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from diskkit.errors import FormatError
 
@@ -252,6 +252,19 @@ class OpenPolicy(NamedTuple):
             import logging
 
             logging.getLogger("diskkit").warning("%s", text)
+
+
+class Readable(Protocol):
+    """Bytes with a size, read by position: a disk, a volume of one, a cache over either."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill all of `buffer` from `offset`, or raise."""
+        ...
 
 
 class Closing:

@@ -124,6 +124,19 @@ class LiveChain(Chain):
                 self._clear(extent, writer, first, last - first, give_back=give_back)
             self._write_zeros(extent, writer, max(high, inside), end)
 
+    def clears(self, offset: int, length: int) -> bool:
+        """Whether `zero` of a range only changes tables: whole grains, which can say zero."""
+        self.check_open()
+        for extent, inside, n in self._parts(offset, length):
+            writer, end = extent.writer, inside + n
+            if writer is None or writer.granularity == 1:
+                return False
+            if inside % writer.granularity or (end % writer.granularity and end < writer.length):
+                return False
+            if not writer.hides and self._below is not None:
+                return False
+        return True
+
     def _writer(self, extent: Extent, inside: int, data: memoryview | None) -> BlockWriter | None:
         """What writes `extent`, ready for changes; None where zeros go to an extent of zeros."""
         self.check_open()

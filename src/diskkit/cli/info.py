@@ -10,7 +10,7 @@ from diskkit.cli.failures import DONE, warn
 from diskkit.errors import printable
 from diskkit.info import describe
 from diskkit.interfaces import OpenPolicy
-from diskkit.open import open_links
+from diskkit.open import open_disk, open_links, scheme_of
 from diskkit.units import format_size
 
 if TYPE_CHECKING:
@@ -30,10 +30,14 @@ def show_info(
 ) -> int:
     """Print what the disk is."""
     policy = policy or OpenPolicy(warn=warn)
-    links = open_links(path, format_name, policy)
-    info = describe(path, links)
-    for link in links:
-        link.close()
+    if scheme_of(path) is not None:
+        with open_disk(path, format=format_name, policy=policy) as disk:
+            info = disk.info
+    else:
+        links = open_links(path, format_name, policy)
+        info = describe(path, links)
+        for link in links:
+            link.close()
     if as_json:
         import json
 
@@ -49,7 +53,7 @@ def _lines(info: DiskInfo) -> Iterator[str]:
             yield f"{name + ':':<15}{printable(str(value))}"
 
     yield from line("disk", info.path)
-    kind = info.create_type if info.format == "vmdk" else "raw image"
+    kind = "raw image" if info.format == "raw" else info.create_type
     yield from line("kind", f"{kind}, {len(info.links)} links" if len(info.links) > 1 else kind)
     yield from line("capacity", f"{format_size(info.capacity)} ({info.capacity} bytes)")
     yield from line("takes", f"{format_size(info.physical_bytes)} ({info.physical_bytes} bytes)")

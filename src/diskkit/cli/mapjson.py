@@ -51,16 +51,17 @@ class _Rows:
     """Turns tables into rows of text for one disk."""
 
     def __init__(self, disk: Disk) -> None:
-        self._disk = disk
+        self._sources = disk.sources
         self._digits = -(-len(str(_largest(disk))) // 4) * 4
-        self._names = [e.storage.name if e.storage else "" for _, e in disk.chain.sources]
+        self._names = [s.name for s in disk.sources]
+        self._has_file = np.array([name is not None for name in self._names])
         self._path_width = max(len(json.dumps(name)) for name in self._names)
         self._known: dict[int, NDArray[np.uint8]] = {}
         self._places: list[int] = []
 
     def text(self, table: RunTable) -> NDArray[np.uint8]:
         """One row of characters per run, each ending in a comma and a line feed."""
-        in_file = (table.states == DATA) & (table.positions >= 0)
+        in_file = (table.states == DATA) & (table.positions >= 0) & self._has_file[table.sources]
         keys = (table.sources * 4 + table.states) * 2 + in_file
         kinds, which = np.unique(keys, return_inverse=True)
         matrix = np.stack([self._template(int(key)) for key in kinds])
@@ -89,7 +90,7 @@ class _Rows:
         blank = " " * self._digits
         path = json.dumps(self._names[source]) if key % 2 else "null"
         offset = blank if key % 2 else "null".rjust(self._digits)
-        link = self._disk.chain.sources[source][0]
+        link = self._sources[source].link
         parts = [
             '{"offset":',
             f'{blank}, "length":',
@@ -107,8 +108,7 @@ class _Rows:
 
 def _largest(disk: Disk) -> int:
     """No number in the map is larger."""
-    sizes = [e.storage.size for _, e in disk.chain.sources if e.storage]
-    return max(disk.size, *sizes) if sizes else disk.size
+    return max(disk.size, *(s.size for s in disk.sources))
 
 
 def _decimal(values: Int64, digits: int) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from diskkit.units import format_size
 
 if TYPE_CHECKING:
     from diskkit.disk import Disk
+    from diskkit.info import LinkInfo
     from diskkit.tasks.census import Census
 
 _TERMINAL_ROWS = 16
@@ -63,7 +64,7 @@ def _cell(share: float, owner: int, zero: bool) -> tuple[str, str]:
 def _legend(disk: Disk, census: Census, *, plain: bool) -> list[Text]:
     cell = format_size(int(census.sizes.max()))
     lines = []
-    for number, link in enumerate(disk.chain.links):
+    for number, link in enumerate(disk.info.links):
         colour = _TERMINAL_COLOURS[number % len(_TERMINAL_COLOURS)]
         line = Text(f"  {number % 10 if plain else '█'} ", colour)
         size = format_size(int(census.data[number].sum()))
@@ -108,20 +109,21 @@ def _page(disk: Disk, census: Census) -> str:
         ("one cell", format_size(int(census.sizes.max()))),
     )
     rows = "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts)
-    links = "".join(_page_link(disk, census, n) for n in range(len(disk.chain.links)))
+    links = disk.info.links
+    listed = "".join(_page_link(links, census, n) for n in range(len(links)))
     return (
         _PAGE.replace("{name}", name)
         .replace("{facts}", rows)
-        .replace("{links}", links)
+        .replace("{links}", listed)
         .replace("{columns}", str(_PAGE_COLUMNS))
         .replace("{cells}", "".join(_page_cells(census)))
     )
 
 
-def _page_link(disk: Disk, census: Census, number: int) -> str:
-    link = disk.chain.links[number]
+def _page_link(links: list[LinkInfo], census: Census, number: int) -> str:
+    link = links[number]
     colour = _PAGE_COLOURS[number % len(_PAGE_COLOURS)]
-    role = "leaf" if number == 0 else "base" if number == len(disk.chain.links) - 1 else "parent"
+    role = "leaf" if number == 0 else "base" if number == len(links) - 1 else "parent"
     return (
         f'<tr><td><i style="background:{colour}"></i></td><td>{number}</td><td>{role}</td>'
         f"<td><b>{html.escape(printable(Path(link.path).name))}</b></td>"

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from diskkit.chain import Chain, MismatchedParent, pair_problems
-from diskkit.disk import Disk
+from diskkit.chaindisk import ChainDisk
 from diskkit.errors import ChainError, UsageError
 from diskkit.formats.vmdk import edit, redescribe
 from diskkit.interfaces import MAX_DEPTH, OpenPolicy
@@ -81,8 +81,8 @@ def rebase(
         try:
             leaf = links[0]
             _check(leaf, parents, policy)
-            before = Disk(leaf.path, Chain(links))
-            after = Disk(leaf.path, Chain([leaf, *parents]))
+            before = ChainDisk(leaf.path, Chain(links))
+            after = ChainDisk(leaf.path, Chain([leaf, *parents]))
             found = compare(before, after, threads=threads, progress=progress)
             if not found.identical:
                 raise ChainError(

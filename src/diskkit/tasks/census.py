@@ -52,8 +52,8 @@ def take_census(disk: Disk, cells: int) -> Census:
     sectors = -(-disk.size // 512)
     cells = max(1, min(cells, sectors))
     edges = np.array([sectors * i // cells * 512 for i in range(cells)] + [disk.size], np.int64)
-    link_of = np.array(disk.chain.link_of, np.int64)
-    data = np.zeros((len(disk.chain.links), cells), np.int64)
+    link_of = np.array([s.link for s in disk.sources], np.int64)
+    data = np.zeros((disk.link_count, cells), np.int64)
     zero = np.zeros(cells, np.int64)
     runs = 0
     for table in disk.tables():

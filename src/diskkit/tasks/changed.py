@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from heapq import merge
 from typing import TYPE_CHECKING
 
+from diskkit.chaindisk import ChainDisk
 from diskkit.mapping import ranges_where
 from diskkit.runs import Range, State, joined
 from diskkit.tasks.compare import differences
@@ -49,6 +50,8 @@ def changed(
 
 def _shared_link(old: Disk, new: Disk) -> tuple[int, int] | None:
     """How many links each disk has above the first one that both have."""
+    if not isinstance(old, ChainDisk) or not isinstance(new, ChainDisk):
+        return None
     known = {link.storage.identity: number for number, link in enumerate(new.chain.links)}
     for number, link in enumerate(old.chain.links):
         if link.storage.identity in known:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from diskkit.chaindisk import ChainDisk
 from diskkit.errors import UsageError
 from diskkit.formats.vmdk.compose import ADAPTERS, NewDisk, compose, extent_line, new_identity
 from diskkit.formats.vmdk.writers import (
@@ -254,7 +255,9 @@ class Job:
     @property
     def _lone(self) -> bool:
         """Whether this is one link of a chain: what it does not hold is its parent's to say."""
-        return self.disk is not None and self.disk.chain.links[-1].parent_hint is not None
+        return (
+            isinstance(self.disk, ChainDisk) and self.disk.chain.links[-1].parent_hint is not None
+        )
 
     def stream(self, put: Callable[[bytes], object], name: str, level: int) -> int:
         """A streamOptimized disk; returns the guest bytes stored."""
@@ -279,7 +282,7 @@ class Job:
         lay_out(fd, length, kind)
         if self.disk is None:
             return 0
-        tables = self.disk.chain.stored(begin, min(length, self.disk.size - begin))
+        tables = self.disk.stored(begin, min(length, self.disk.size - begin))
         return pour_all(self.disk, tables, fd, self._threads, self._progress, begin)
 
     def grains(
@@ -304,9 +307,9 @@ class Job:
         reach = 0
         length = min(length, self.disk.size - begin)
         if self._lone:
-            found = ranges_where(self.disk.chain.tables(begin, length), State.HOLE, invert=True)
+            found = ranges_where(self.disk.tables(begin, length), State.HOLE, invert=True)
         else:
-            found = filled_ranges(self.disk.chain.stored(begin, length))
+            found = filled_ranges(self.disk.stored(begin, length))
         for start, end in found:
             first = max(reach, (start - begin) // PIECE)
             reach = max(reach, ceil_div(end - begin, PIECE))
@@ -320,7 +323,7 @@ class Job:
         data = np.zeros(count * GRAIN, np.uint8)
         view = data.data
         offset = begin + first * GRAIN
-        self.disk.chain.read_into(offset, view[: min(len(view), self.disk.size - offset)])
+        self.disk.read_into(offset, view[: min(len(view), self.disk.size - offset)])
         grains = judged(first, data, pack)
         if pack is None and self._lone:
             zeroed = ~grains.filled & self._held(offset, count)
@@ -332,7 +335,7 @@ class Job:
         assert self.disk is not None
         held = np.ones(count, bool)
         end = min(offset + count * GRAIN, self.disk.size)
-        tables = self.disk.chain.tables(offset, end - offset)
+        tables = self.disk.tables(offset, end - offset)
         for begin, stop in ranges_where(tables, State.HOLE):
             held[(begin - offset) // GRAIN : ceil_div(stop - offset, GRAIN)] = False
         return held

@@ -122,7 +122,7 @@ def _jobs(a: Disk, b: Disk, total: int) -> Iterator[list[tuple[int, int, bool, b
 
 def _to_read(a: Disk, b: Disk, total: int) -> Iterator[tuple[int, int, bool, bool]]:
     offset = 0
-    tables_a, tables_b = a.chain.stored(0, total), b.chain.stored(0, total)
+    tables_a, tables_b = a.stored(0, total), b.stored(0, total)
     of_a = of_b = None
     files = _file_numbers(a, b)
     while offset < total:
@@ -165,7 +165,8 @@ def _file_numbers(a: Disk, b: Disk) -> tuple[Int64, Int64]:
     numbers: dict[object, int] = {}
 
     def of(disk: Disk) -> Int64:
-        known = [e.storage.identity if e.storage else e for _, e in disk.chain.sources]
+        # What lies in no known file is equal to nothing else.
+        known = [object() if s.identity is None else s.identity for s in disk.sources]
         return np.array([numbers.setdefault(i, len(numbers)) for i in known], np.int64)
 
     return of(a), of(b)
@@ -179,11 +180,11 @@ def _read_job(a: Disk, b: Disk, job: list[tuple[int, int, bool, bool]], unit: in
             n = min(end, begin - begin % _READ + _READ) - begin
             left, right = one[:n], two[:n]
             if in_a:
-                a.chain.read_into(begin, left.data)
+                a.read_into(begin, left.data)
             else:
                 left[:] = 0
             if in_b:
-                b.chain.read_into(begin, right.data)
+                b.read_into(begin, right.data)
             else:
                 right[:] = 0
             if not _equal(left, right):

@@ -90,7 +90,7 @@ def convert(
 def copy_to_file(disk: Disk, fd: int, threads: int | None, progress: Progress | None) -> int:
     """Fill the empty regular file `fd` with the disk; returns the bytes written."""
     os.ftruncate(fd, disk.size)
-    written = pour_all(disk, disk.chain.stored(0, disk.size), fd, threads, progress)
+    written = pour_all(disk, disk.stored(), fd, threads, progress)
     if progress:
         progress(disk.size, disk.size)
     return written
@@ -111,7 +111,7 @@ def pour_all(
     written = 0
 
     def work(piece: RunTable) -> int:
-        return disk.chain.pour(piece, fd, base)
+        return disk.pour(piece, fd, base)
 
     for piece, done in in_order(pieces(tables, _JOB), work, threads):
         written += done
@@ -149,7 +149,7 @@ def _to_device(
 def _fill_device(disk: Disk, fd: int, threads: int | None, progress: Progress | None) -> int:
     """Write data and zeros alike: what the device held before must not show through."""
     written = 0
-    for table in disk.chain.stored(0, disk.size):
+    for table in disk.stored():
         empty = (table.states == State.HOLE) | (table.states == State.ZERO)
         for start, length in zip(
             table.starts[empty].tolist(), table.lengths[empty].tolist(), strict=True
@@ -193,11 +193,11 @@ def copy_to_pipe(disk: Disk, fd: int, threads: int | None, progress: Progress | 
 
     def work(begin: int) -> memoryview | None:
         n = min(PIPE_PIECE, disk.size - begin)
-        states = [table.states for table in disk.chain.stored(begin, n)]
+        states = [table.states for table in disk.stored(begin, n)]
         if all(((s == State.HOLE) | (s == State.ZERO)).all() for s in states):
             return None
         buffer = memoryview(bytearray(n))
-        disk.chain.read_into(begin, buffer)
+        disk.read_into(begin, buffer)
         return buffer
 
     for begin, data in in_order(range(0, disk.size, PIPE_PIECE), work, threads):

@@ -63,6 +63,6 @@ def _units(disk: Disk, unit: int) -> int:
     """How many aligned units of the disk hold any bytes."""
     ranges = (
         (align_down(begin, unit), align_up(end, unit))
-        for begin, end in filled_ranges(disk.chain.stored(0, disk.size))
+        for begin, end in filled_ranges(disk.stored())
     )
     return sum(end - begin for begin, end in joined(ranges)) // unit

@@ -8,7 +8,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from diskkit.chain import Chain, pair_problems
-from diskkit.disk import Disk
+from diskkit.chaindisk import ChainDisk
 from diskkit.errors import UsageError
 from diskkit.open import open_disk
 from diskkit.tasks.check import check
@@ -28,6 +28,7 @@ from diskkit.vixdisklib.library import library
 from diskkit.vixdisklib.steps import percent
 
 if TYPE_CHECKING:
+    from diskkit.disk import Disk
     from diskkit.formats.link import Link
     from diskkit.problem import Problem
     from diskkit.vixdisklib.params import CreateParams
@@ -196,7 +197,7 @@ def Attach(parent: int, child: int) -> None:
                 base = open_disk(upper.path, format="vmdk", policy=reading)
             lower.joined = True
             links = [*leaf.chain.links, *base.chain.links]
-            lower.replace(Disk(lower.path, Chain(links)))
+            lower.replace(ChainDisk(lower.path, Chain(links)))
             upper.replace(None)
             upper.attached = True
 

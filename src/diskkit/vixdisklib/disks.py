@@ -42,6 +42,9 @@ def Create(
             what = "disk type" if kind is None else "adapter type"
             value = createParams.diskType if kind is None else createParams.adapterType
             raise vix_error("INVALID_ARG", f"no new disk can have {what} {value}")
+        if createParams.logicalSectorSize not in (0, _SECTOR):
+            text = f"sectors of {createParams.logicalSectorSize} bytes: a VMDK has {_SECTOR}"
+            raise vix_error("NOT_SUPPORTED", text)
         size = createParams.capacity * _SECTOR
         step = percent(progressFunc)
         create_disk(path, size, kind, adapter=adapter, hw_version=hw_version(createParams))
@@ -84,7 +87,8 @@ def Open(connection: int, path: str, flags: int = 0) -> int:
         read_only = of.read_only or bool(flags & c.VIXDISKLIB_FLAG_OPEN_READ_ONLY)
         single = bool(flags & c.VIXDISKLIB_FLAG_OPEN_SINGLE_LINK)
         policy = library.policy(writable=not read_only, single_link=single)
-        handle = Handle(path, policy, connection, of.old)
+        unbuffered = bool(flags & c.VIXDISKLIB_FLAG_OPEN_UNBUFFERED)
+        handle = Handle(path, policy, connection, of.old, unbuffered)
         number = library.add_disk(handle)
         library.log(f"{path}: opened as {number}")
         return number

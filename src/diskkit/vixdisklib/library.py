@@ -45,12 +45,16 @@ class Handle:
     Many calls may use it at once. A call that needs its files for itself waits for the others.
     """
 
-    def __init__(self, path: str, policy: OpenPolicy, connection: int, old: bool) -> None:
+    def __init__(
+        self, path: str, policy: OpenPolicy, connection: int, old: bool, unbuffered: bool = False
+    ) -> None:
         """Open the disk `path`."""
         self.path = path
         self.policy = policy
         self.connection = connection
         self.old = old
+        self.unbuffered = unbuffered
+        """Buffers must begin where a sector may."""
         self.why_read_only = f"{path}: was opened for reading only"
         self.attached = False
         """It is a parent whose files now belong to its child's handle."""
@@ -60,7 +64,8 @@ class Handle:
         """Asynchronous calls whose callback has not returned."""
         self.calling: set[int] = set()
         """Threads that are in such a callback."""
-        self._users = 0
+        # One item per user: adding and taking one needs no lock, and a read is short.
+        self._users: list[None] = []
         self._alone = False
         self._changed = Condition()
         self._disk: Disk | None = self._open()
@@ -88,21 +93,33 @@ class Handle:
         finally:
             self.leave()
 
-    def enter(self, *, pending: bool = False) -> Disk:
+    def enter(self) -> Disk:
         """Begin to use it; `leave` ends that."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
-            if self._disk is None:
+        while True:
+            # First come in, then look: who wants to be alone does it the other way round, so that
+            # at least one of the two sees the other.
+            self._users.append(None)
+            if not self._alone:
+                disk = self._disk
+                if disk is not None:
+                    return disk
+                self.leave()
                 raise vix_error("DISK_INVAL", f"{self.path}: the handle is closed")
-            self._users += 1
-            self.pending += pending
-            return self._disk
+            self.leave()
+            with self._changed:
+                self._changed.wait_for(lambda: not self._alone)
 
     def leave(self) -> None:
         """End a use."""
+        self._users.pop()
+        if self._alone:
+            with self._changed:
+                self._changed.notify_all()
+
+    def will_call_back(self) -> None:
+        """An asynchronous call begins; `called_back` ends it."""
         with self._changed:
-            self._users -= 1
-            self._changed.notify_all()
+            self.pending += 1
 
     def called_back(self) -> None:
         """A callback has returned."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from diskkit.vixdisklib import constants as c
 from diskkit.vixdisklib.codes import NUMBERS
 from diskkit.vixdisklib.config import OLD_PARAMS
-from diskkit.vixdisklib.failures import from_exception, translated, vix_error
+from diskkit.vixdisklib.failures import VixError, from_exception, translated, vix_error
 from diskkit.vixdisklib.library import library
 from diskkit.vixdisklib.params import Block
 
@@ -34,6 +34,58 @@ def Read(
         with handle.using() as disk:
             view = _view(disk, startSector, numSectors, readBuffer, writing=False)
             disk.read_into(startSector * _SECTOR, view)
+
+
+def read_sectors(number: int, start: int, count: int, buffer: memoryview | None, odd: int) -> None:
+    """`Read` into memory of a C program, with diskkit's own errors.
+
+    `buffer` is writable bytes, as many as the sectors take unless `count` is beyond all sense;
+    `odd` says how far from a multiple of a sector they begin. It is called more than all else.
+    """
+    handle = library.disks.get(number)
+    if handle is None or handle.attached:
+        handle = library.disk(number)
+    disk = handle.enter()
+    try:
+        if odd and handle.unbuffered:
+            raise _misaligned(odd)
+        if buffer is None or len(buffer) != count * _SECTOR or not 0 < count <= disk.size:
+            buffer = _view(disk, start, count, buffer, writing=False)
+        elif start < 0 or (start + count) * _SECTOR > disk.size:
+            raise _outside(disk, start, count)
+        disk.read_into(start * _SECTOR, buffer)
+    finally:
+        handle.leave()
+
+
+def write_sectors(
+    number: int,
+    start: int,
+    count: int,
+    buffer: memoryview | None,
+    odd: int,
+) -> None:
+    """`Write`, as `read_sectors` is `Read`."""
+    handle = library.disk(number)
+    handle.check_writable()
+    disk = handle.enter()
+    try:
+        if odd and handle.unbuffered:
+            raise _misaligned(odd)
+        view = _view(disk, start, count, buffer, writing=True)
+        disk.write(start * _SECTOR, view)
+    finally:
+        handle.leave()
+
+
+def _misaligned(odd: int) -> VixError:
+    text = f"opened unbuffered, and the buffer begins {odd} bytes after a multiple of {_SECTOR}"
+    return vix_error("INVALID_ARG", text)
+
+
+def _outside(disk: Disk, start: int, count: int) -> VixError:
+    text = f"sectors {start} to {start + count} are not inside the disk's"
+    return vix_error("DISK_OUTOFRANGE", f"{text} {disk.size // _SECTOR}")
 
 
 def Write(
@@ -147,8 +199,7 @@ def _view(
     if start < 0 or count <= 0:
         raise vix_error("INVALID_ARG", f"{count} sectors from {start}: at least one is moved")
     if start + count > disk.size // _SECTOR:
-        text = f"sectors {start} to {start + count} are not inside the disk's"
-        raise vix_error("DISK_OUTOFRANGE", f"{text} {disk.size // _SECTOR}")
+        raise _outside(disk, start, count)
     try:
         view = memoryview(buffer).cast("B")
     except TypeError as error:
@@ -175,7 +226,12 @@ def _begin(
             raise vix_error("INVALID_ARG", "the callback is NULL")
         if writing:
             handle.check_writable()
-        disk = handle.enter(pending=True)
+        handle.will_call_back()
+        try:
+            disk = handle.enter()
+        except BaseException:
+            handle.called_back()
+            raise
         try:
             view = _view(disk, start, count, buffer, writing=writing)
 

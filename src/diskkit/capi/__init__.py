@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The drop-in C library: `include/` for programs, `csrc/` its code, `calls.py` what that calls."""

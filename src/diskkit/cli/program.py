@@ -22,6 +22,7 @@ COMMANDS = {
     "chain": "inspect:chain",
     "changed": "inspect:changed",
     "compare": "inspect:compare",
+    "volumes": "volumes:volumes",
     "check": "inspect:check",
     "repair": "mending:repair",
     "convert": "transfer:convert",
@@ -35,6 +36,7 @@ COMMANDS = {
     "defrag": "maintain:defrag",
     "commit": "maintain:commit",
     "vdiskmanager": "vdiskmanager:vdiskmanager",
+    "libdir": "libdir:libdir",
 }
 """Verb: where it is. A new verb is a function and a line here."""
 

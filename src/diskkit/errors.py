@@ -2,9 +2,10 @@
 """The errors: whose fault it is, what exactly is wrong, and what to do about it.
 
 Every error diskkit raises on purpose is a `DiskkitError`. Its class says whose fault it is
-(`UsageError`: the caller; `FormatError`: the image; `StorageError`: the place the bytes live in);
-its text names the thing, the reason and, where there is one, the way out. Texts never carry raw
-control characters, whatever an image holds. `exit_code` is the command line's.
+(`UsageError`: the caller; `FormatError`: the image; `StorageError`: the place the bytes live in;
+`RemoteError`: the other end of a connection); its text names the thing, the reason and, where there
+is one, the way out. Texts never carry raw control characters, whatever an image holds. `exit_code`
+is the command line's.
 """
 
 from __future__ import annotations
@@ -125,3 +126,26 @@ class LostWrites(StorageError):
 
 class ShortRead(StorageError):
     """A file ended before the bytes that its size promised: it was cut while in use."""
+
+
+class RemoteError(DiskkitError):
+    """A server, or a client of ours, did not do what was asked of it."""
+
+    transient = False
+    """Whether trying again later may help."""
+
+
+class ConnectionLost(RemoteError):
+    """The connection broke, or could not be made."""
+
+    transient = True
+
+
+class AccessDenied(RemoteError):
+    """The other side wants to know who asks, or does not let them."""
+
+    exit_code = 12
+
+
+class ProtocolError(RemoteError):
+    """The other side broke the rules of the protocol; nothing it says is believed any more."""

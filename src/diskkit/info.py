@@ -109,6 +109,27 @@ def describe(path: str, links: list[Link]) -> DiskInfo:
     )
 
 
+def describe_bare(path: str, kind: str, capacity: int) -> DiskInfo:
+    """A disk of which no more than its capacity is known; it takes no room here."""
+    link = LinkInfo(path, kind, None, None, None, 0, [])
+    return DiskInfo(
+        path=path,
+        format=kind,
+        create_type=kind,
+        capacity=capacity,
+        cid=None,
+        parent_cid=None,
+        adapter_type=None,
+        hw_version=None,
+        uuid=None,
+        geometry=None,
+        encrypted=False,
+        physical_bytes=0,
+        links=[link],
+        metadata={},
+    )
+
+
 def describe_link(link: Link) -> LinkInfo:
     """One link."""
     extents = [

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from diskkit import formats
 from diskkit.chain import Chain
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from diskkit.formats.link import Extent, Link
     from diskkit.interfaces import BlockWriter, OpenPolicy
+    from diskkit.table import RunTable
 
 _PIECE = 16 << 20
 """Bytes that are filled or cleared under one hold of the lock."""
@@ -38,14 +39,35 @@ _CLEARED = 1 << 16
 """Grains that are cleared under one hold of the lock."""
 
 
+class Below(Protocol):
+    """What the leaf does not have is asked of this. It never changes."""
+
+    closed: bool
+
+    def read(self, offset: int, length: int, /) -> bytes:
+        """Exactly `length` bytes."""
+        ...
+
+    def read_into(self, offset: int, buffer: memoryview, /) -> None:
+        """Fill all of `buffer`."""
+        ...
+
+    def tables(self, offset: int, length: int, /) -> Iterator[RunTable]:
+        """The map of a range."""
+        ...
+
+
 class LiveChain(Chain):
     """The links of one disk, read and written as one. Only the leaf is ever written to."""
 
-    def __init__(self, links: list[Link], policy: OpenPolicy) -> None:
-        """Take over opened links, leaf first, the leaf's files open for writing."""
+    def __init__(self, links: list[Link], policy: OpenPolicy, below: Below | None = None) -> None:
+        """Take over opened links, leaf first, the leaf's files open for writing.
+
+        `below`, at least as large, stands for the parents of a single link.
+        """
         formats.make_writable(links[0], policy)
         super().__init__(links)
-        self._below = Chain(links[1:]) if len(links) > 1 else None
+        self._below: Below | None = below or (Chain(links[1:]) if len(links) > 1 else None)
         self._extents = links[0].extents
         self._begins = [e.start for e in self._extents]
         self._change = Lock()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diskkit.disk import Disk
     from diskkit.formats.link import Link
 
-SCHEMES: dict[str, str] = {}
+SCHEMES = dict.fromkeys(("nbd", "nbds", "nbd+unix", "nbds+unix"), "nbd.client:open_nbd")
 """Scheme of a URL: what opens it, as "module:function", called with the URL and the policy."""
 
 

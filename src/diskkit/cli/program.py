@@ -35,6 +35,7 @@ COMMANDS = {
     "shrink": "maintain:shrink",
     "defrag": "maintain:defrag",
     "commit": "maintain:commit",
+    "serve": "serve:serve",
     "vdiskmanager": "vdiskmanager:vdiskmanager",
     "libdir": "libdir:libdir",
 }

@@ -24,7 +24,7 @@ def offered() -> set[str]:
     found = {"--version", "--help", "--install-completion", "--show-completion"}
     for command in build(COMMANDS).registered_commands:
         assert command.callback is not None
-        for parameter in inspect.signature(command.callback).parameters.values():
+        for parameter in inspect.signature(command.callback, eval_str=True).parameters.values():
             for mark in getattr(parameter.annotation, "__metadata__", ()):
                 if isinstance(mark, typer.models.OptionInfo):
                     names = (mark.default, *(mark.param_decls or ()))

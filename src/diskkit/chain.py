@@ -292,6 +292,17 @@ class Chain:
             offset += n
             buffer = buffer[n:]
 
+    def stretch(self, offset: int) -> tuple[int, int, int, int] | None:
+        """Begin, end, descriptor and position of the kept row at `offset`, if it is in a file."""
+        window = self._windows.get(offset >> self._shift)
+        if window is None:
+            return None
+        row = bisect_right(window.starts, offset) - 1
+        file, begin = window.files[row], window.starts[row]
+        if file < 0:
+            return None
+        return begin, window.ends[row], file, begin + window.shifts[row]
+
     def _load_window(self, offset: int) -> _Window:
         """Merge the map of one window and keep it, forgetting the oldest ones if need be."""
         self.check_open()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from diskkit.disk import Disk, Source
+from diskkit.disk import Disk, Source, Stretch
 from diskkit.runs import State
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ class ChainDisk(Disk):
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
         self._chain.read_into(offset, buffer)
+
+    def stretch(self, offset: int) -> Stretch | None:
+        """The run of the map at `offset`, if a read has just looked it up."""
+        found = None if self.writable else self._chain.stretch(offset)
+        return found and Stretch(*found)
 
     def _scan(self, offset: int, length: int, links: int | None) -> Iterator[RunTable]:
         for table in self._chain.tables(offset, length, links):

@@ -48,6 +48,17 @@ class Source(NamedTuple):
     """Bytes of the file: no position is larger."""
 
 
+class Stretch(NamedTuple):
+    """A range of a disk that is a range of a file."""
+
+    begin: int
+    end: int
+    file: int
+    """Descriptor, open as long as the disk."""
+    position: int
+    """Of `begin` in the file."""
+
+
 class Disk(Closing, ABC):
     """An open virtual disk. Use it in a `with` block, or call `close`.
 
@@ -94,6 +105,13 @@ class Disk(Closing, ABC):
     def _flush(self) -> None:
         """`flush`."""
         raise self._read_only()
+
+    def stretch(self, offset: int) -> Stretch | None:
+        """What lies around `offset` as it is in one file, and stays there while the disk is open.
+
+        None where that is not known at once, or not so. For those who read without the disk.
+        """
+        return None
 
     # --- bytes --------------------------------------------------------------------------------
 

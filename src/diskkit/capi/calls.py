@@ -55,12 +55,21 @@ _say: Callable[[int, bytes], object]
 _last = threading.local()
 
 
-def start(version: int, say: Callable[[int, bytes], object]) -> None:
-    """Be ready: `say` gives a line to the program. Raises RuntimeError if C is of another age."""
+def start(
+    version: int,
+    say: Callable[[int, bytes], object],
+    keep: Callable[[int, int, int, int, int], object],
+    forget: Callable[[int], object],
+) -> None:
+    """Be ready: `say` gives a line to the program; the others are those of csrc/stretch.c.
+
+    Raises RuntimeError if the C side is of another age.
+    """
     if version != VERSION:
         raise RuntimeError(f"the library speaks version {version}, the package {VERSION}")
     global _say
     _say = say
+    library.keep, library.forget = keep, forget
     # Now, while no signal can reach the threads that numpy starts.
     import numpy as np
 
@@ -341,10 +350,15 @@ def flush(handle: int) -> None:
     vix.Flush(handle)
 
 
-@_guarded("Wait")
-def wait(handle: int) -> None:
-    """A code."""
-    vix.Wait(handle)
+def wait(handle: int) -> Answer:
+    """A code. Most often there is nothing to wait for."""
+    found = library.disks.get(handle)
+    if found is None or found.pending or found.attached:
+        return _wait(handle)
+    return _OK
+
+
+_wait = _guarded("Wait")(vix.Wait)
 
 
 @_guarded("QueryAllocatedBlocks")

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     Log = Callable[[str], object]
 
 _THREADS = 4
+_LONG = 1 << 20
+_PIECE_SHIFT = 28
+_TRIES = 64
 _logger = logging.getLogger("diskkit.vixdisklib")
 
 
@@ -67,6 +70,9 @@ class Handle:
         # One item per user: adding and taking one needs no lock, and a read is short.
         self._users: list[None] = []
         self._alone = False
+        self.number = 0
+        """What programs call it; 0 until they know."""
+        self._tries = 0 if unbuffered or policy.writable else _TRIES
         self._changed = Condition()
         self._disk: Disk | None = self._open()
 
@@ -116,6 +122,21 @@ class Handle:
             with self._changed:
                 self._changed.notify_all()
 
+    def offer(self, disk: Disk, offset: int) -> None:
+        """While in use: tell the C library of a long stretch around `offset` that never changes.
+
+        Disks that have no such stretches are soon no longer asked for them.
+        """
+        if self._tries and library.keep is not None:
+            found = disk.stretch(offset)
+            if found is None or found.end - found.begin < _LONG:
+                self._tries -= 1
+                return
+            self._tries = _TRIES
+            begin = max(found.begin, offset >> _PIECE_SHIFT << _PIECE_SHIFT)
+            position = found.position + begin - found.begin
+            library.keep(self.number, begin, found.end, found.file, position)
+
     def will_call_back(self) -> None:
         """An asynchronous call begins; `called_back` ends it."""
         with self._changed:
@@ -141,6 +162,8 @@ class Handle:
             self._changed.wait_for(lambda: not self._alone)
             self._alone = True
             self._changed.wait_for(lambda: not self._users)
+        if library.forget is not None:
+            library.forget(self.number)
         try:
             if self._disk is None:
                 raise vix_error("DISK_INVAL", f"{self.path}: the handle is closed")
@@ -200,6 +223,10 @@ class Library:
         self._warn: Log | None = None
         self._panic: Log | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self.keep: Callable[[int, int, int, int, int], object] | None = None
+        """Of the C library: handle, begin, end, file descriptor, position in the file."""
+        self.forget: Callable[[int], object] | None = None
+        """Of the C library: what it keeps of a handle, and no longer uses when it returns."""
 
     def start(self, config: Config, log: Log | None, warn: Log | None, panic: Log | None) -> None:
         """Init."""
@@ -263,6 +290,7 @@ class Library:
                 gone = False
                 number = next(self._numbers)
                 self.disks[number] = handle
+                handle.number = number
         if gone:
             handle.close()
             raise vix_error("DISK_INVALID_CONNECTION")

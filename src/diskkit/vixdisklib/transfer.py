@@ -54,6 +54,7 @@ def read_sectors(number: int, start: int, count: int, buffer: memoryview | None,
         elif start < 0 or (start + count) * _SECTOR > disk.size:
             raise _outside(disk, start, count)
         disk.read_into(start * _SECTOR, buffer)
+        handle.offer(disk, start * _SECTOR)
     finally:
         handle.leave()
 

@@ -349,10 +349,11 @@ static int import_calls(const char *packages)
          return -1;
       }
    }
-   Object *arguments[] = {py.PyLong_FromUnsignedLongLong(CALLS_VERSION), make_say()};
+   Object *arguments[] = {py.PyLong_FromUnsignedLongLong(CALLS_VERSION), make_say(), make_keep(),
+                          make_forget()};
    Object *done = NULL;
-   if (arguments[0] != NULL && arguments[1] != NULL) {
-      done = py.PyObject_Vectorcall(found[CALL_start], arguments, 2, NULL);
+   if (arguments[0] && arguments[1] && arguments[2] && arguments[3]) {
+      done = py.PyObject_Vectorcall(found[CALL_start], arguments, 4, NULL);
    }
    if (done == NULL) {
       explain("the Python package diskkit cannot be used");

@@ -134,6 +134,12 @@ void messages_to(VixDiskLibGenericLogFunc *log, VixDiskLibGenericLogFunc *warn,
 void warn_client(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* For the start of calls.py: takes a level (0 log, 1 warn) and bytes. NULL after an error. */
 Object *make_say(void);
+/* The same: where a stretch of a disk lies, and to forget those of a disk (stretch.c). */
+Object *make_keep(void);
+Object *make_forget(void);
+/* Whether a read was done without Python. Needs `python_usable`. */
+int stretch_read(uint64_t handle, uint64_t sector, uint64_t count, void *buffer);
+
 /* Which functions the client gave: bit 0 log, bit 1 warn. */
 unsigned messages_wanted(void);
 

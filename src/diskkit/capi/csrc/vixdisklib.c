@@ -431,9 +431,17 @@ static uint64_t transfer(CallName name, VixDiskLibHandle diskHandle, uint64 star
    return call_end_number(&call);
 }
 
+static int read_at_once(VixDiskLibHandle diskHandle, uint64 start, uint64 count, uint8 *buffer)
+{
+   return python_usable() && stretch_read((uintptr_t)diskHandle, start, count, buffer);
+}
+
 VixError VixDiskLib_Read(VixDiskLibHandle diskHandle, VixDiskLibSectorType startSector,
                          VixDiskLibSectorType numSectors, uint8 *readBuffer)
 {
+   if (read_at_once(diskHandle, startSector, numSectors, readBuffer)) {
+      return VIX_OK;
+   }
    return transfer(CALL_read, diskHandle, startSector, numSectors, readBuffer, BUFFER_WRITE);
 }
 
@@ -463,9 +471,12 @@ VixError VixDiskLib_ReadAsync(VixDiskLibHandle diskHandle, VixDiskLibSectorType 
    if (callback == NULL) {
       return VIX_E_INVALID_ARG;
    }
-   return complete(transfer(CALL_read_later, diskHandle, startSector, numSectors, readBuffer,
-                            BUFFER_WRITE),
-                   callback, cbData);
+   uint64_t answer = VIX_ASYNC;
+   if (!read_at_once(diskHandle, startSector, numSectors, readBuffer)) {
+      answer = transfer(CALL_read_later, diskHandle, startSector, numSectors, readBuffer,
+                        BUFFER_WRITE);
+   }
+   return complete(answer, callback, cbData);
 }
 
 VixError VixDiskLib_WriteAsync(VixDiskLibHandle diskHandle, VixDiskLibSectorType startSector,

@@ -151,6 +151,10 @@ def test_closing_while_others_read(vix: Vix, tmp_path: Path) -> None:
         old = current[which]
         current[which] = vix.open(paths[which])
         assert vix.lib.VixDiskLib_Close(old) == 0
+        # Its descriptors are free, and soon another disk's.
+        again = vix.open(paths[1 - which])
+        assert vix.read(old, 0) == 16000
+        assert vix.lib.VixDiskLib_Close(again) == 0
     stop.set()
     for thread in threads:
         thread.join()

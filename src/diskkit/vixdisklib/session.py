@@ -23,6 +23,9 @@ _OLD = (
     f"(unless the configuration file says {OLD_PARAMS}=1)"
 )
 
+_told = False
+"""Whether `_OLD` was logged since Init: programs connect often, and C ones have no warnings."""
+
 
 def Init(
     majorVersion: int,
@@ -56,7 +59,9 @@ def InitEx(
         if majorVersion > c.MAJOR or (majorVersion == c.MAJOR and minorVersion > c.MINOR):
             text = f"version {majorVersion}.{minorVersion} was asked for"
             raise vix_error("NOT_SUPPORTED", f"{text}; the newest known is {c.MAJOR}.{c.MINOR}")
+        global _told
         library.start(read_config(configFile) if configFile else Config(), log, warn, panic)
+        _told = False
         library.log(f"diskkit speaks VixDiskLib {majorVersion}.{minorVersion} (libDir {libDir})")
 
 
@@ -182,9 +187,12 @@ def _check_params(params: ConnectParams | None) -> None:
     if params.freed:
         raise vix_error("INVALID_ARG", "the connection parameters were freed")
     if not params.allocated and not library.config.allow_old_params:
+        global _told
+        if not _told:
+            _told = True
+            library.warn(_OLD)
         if not params.warned:
             params.warned = True
-            library.warn(_OLD)
             warnings.warn(_OLD, DeprecationWarning, stacklevel=4)
         if params.specType == c.VIXDISKLIB_SPEC_VSTORAGE_OBJECT:
             raise vix_error("NOT_SUPPORTED", f"a first-class disk was asked for, but {_OLD}")

@@ -86,6 +86,8 @@ def _failed(name: str, error: BaseException) -> int:
     failure = from_exception(error)
     _last.code, _last.text = failure.code, failure.text
     tell = library.log if failure.code in _EXPECTED else library.warn
+    if name == "InitEx" and not library.ready:
+        tell = functools.partial(_line, 1)  # the library did not take the program's functions
     tell(f"VixDiskLib_{name}: {failure.text}")
     return failure.code or _FAIL
 
@@ -172,6 +174,7 @@ def _params(
         made.diskFolder = last
     else:
         made.ssId = last
+    made.warned = True  # what Python's warnings are for is not this program
     return made.copy() if whose > 1 else made
 
 

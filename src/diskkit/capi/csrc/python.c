@@ -267,10 +267,11 @@ static int initialize(void *library, const char *executable)
                                        "Py_IsolatedFlag", "Py_UTF8Mode"};
    void (*set_name)(const wchar_t *) = dlsym(library, "Py_SetProgramName");
    void (*start)(int) = dlsym(library, "Py_InitializeEx");
-   wchar_t *name = widen(executable); /* Python keeps it */
+   static wchar_t *name; /* as Python asks for: it may not go away */
+   free(name);
+   name = widen(executable);
    if (set_name == NULL || start == NULL || name == NULL) {
       snprintf(why_not, sizeof why_not, "this Python cannot be started as %.900s", executable);
-      free(name);
       return -1;
    }
    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {

@@ -241,12 +241,13 @@ VixError VixDiskLib_GetConnectParams(const VixDiskLibConnection connection,
 /* Five arguments, whatever the client gave. */
 static void call_create_params(Call *call, const VixDiskLibCreateParams *params)
 {
-   int longer = params != NULL && asked_major >= 7;
+   /* Clients that do not know these fields leave anything in them; that is taken for 512. */
+   int large = params != NULL && asked_major >= 7 && params->logicalSectorSize == 4096;
    call_number(call, params != NULL ? (uint32)params->diskType : 0);
    call_number(call, params != NULL ? (uint32)params->adapterType : 0);
    call_number(call, params != NULL ? params->hwVersion : 0);
    call_number(call, params != NULL ? params->capacity : 0);
-   call_number(call, longer ? params->logicalSectorSize : 0);
+   call_number(call, large ? 4096 : 0);
 }
 
 VixError VixDiskLib_Create(const VixDiskLibConnection connection, const char *path,

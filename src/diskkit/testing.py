@@ -484,7 +484,7 @@ class DiskSuite:
         """Runs ascend, follow each other, cover everything and are merged."""
         runs = list(disk.runs())
         check_runs(runs, 0, disk.size)
-        count = len(disk.chain.links)
+        count = disk.link_count
         for run in runs:
             assert 0 <= run.link < count
             assert run.state != State.HOLE or run.link == count - 1
@@ -521,7 +521,7 @@ class DiskSuite:
                 assert table.offset == reach
                 reach = table.end
                 assert table.sources.min() >= 0
-                assert table.sources.max() < len(disk.chain.sources)
+                assert table.sources.max() < len(disk.sources)
             assert reach == offset + length
 
     def test_allocated_follows_the_chunk_rule(self, disk: Disk) -> None:

@@ -54,7 +54,9 @@ def open_overlay(below: Disk, path: str, policy: OpenPolicy | None = None) -> Ov
     links = list(resolve(path, "vmdk", policy))
     try:
         _check(links[0], below)
-        return OverlayDisk(below, LiveChain(links, policy, _Below(below, links[0].capacity)))
+        # The link is not alone: what it does not hold comes from the disk below.
+        whole = policy._replace(single_link=False)
+        return OverlayDisk(below, LiveChain(links, whole, _Below(below, links[0].capacity)))
     except BaseException:
         for link in links:
             link.close()

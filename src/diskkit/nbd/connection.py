@@ -142,6 +142,9 @@ class Connection:
         except OSError as error:
             self.broken = True
             raise self._lost(error) from error
+        except ProtocolError as error:
+            self.broken = True
+            raise ProtocolError(f"{self._name}: {error}") from error
         except BaseException:
             self.broken = True
             raise
@@ -168,14 +171,11 @@ class Connection:
             assert reply is not None
         one = next((w for w in waiting if w.request.handle == reply.handle), None)
         if one is None:
-            raise ProtocolError(f"{self._name}: NBD reply: handle {reply.handle} is no request's")
-        try:
-            one.take(reply, self._exactly, self._into, self.offered)
-            if reply.done:
-                waiting.remove(one)
-                one.finish()
-        except ProtocolError as error:
-            raise ProtocolError(f"{self._name}: {error}") from error
+            raise ProtocolError(f"NBD reply: handle {reply.handle} is no request's")
+        one.take(reply, self._exactly, self._into, self.offered)
+        if reply.done:
+            waiting.remove(one)
+            one.finish()
         if reply.done and one.error:
             number, text = one.error
             what = f"{p.COMMANDS[one.request.command]} of {one.request.length} bytes"

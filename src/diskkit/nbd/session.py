@@ -69,7 +69,6 @@ class Session:
         self._served = served
         self._tls = tls
         self._warn = warn
-        self._stopping = False
 
     def run(self) -> None:
         """Serve the client until it leaves, breaks the rules, or `stop` is called."""
@@ -92,8 +91,7 @@ class Session:
             self._socket.close()
 
     def stop(self, *, now: bool = False) -> None:
-        """End after what was asked already; `now` in the middle of it. From any thread."""
-        self._stopping = True
+        """End after what has come in already; `now` in the middle of it. From any thread."""
         how = socket.SHUT_RDWR if now else socket.SHUT_RD
         with suppress(OSError):  # It may have ended by itself.
             # Not the method of an encrypted socket, which would go on in the clear.
@@ -123,7 +121,6 @@ class Session:
         served, agreed = self._served[talk.agreed.name], talk.agreed
         contexts = tuple(agreed.contexts)
         run = _Transmission(self._socket, served.disk, agreed.structured, contexts, self._warn)
-        run.stopping = lambda: self._stopping
         return run, talk.rest
 
 
@@ -151,7 +148,6 @@ class _Transmission:
         self._used = 0
         self._long: memoryview | None = None
         self._link_of: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
-        self.stopping: Callable[[], bool] = bool
 
     def run(self, rest: bytes) -> None:
         """Answer requests until the client says goodbye. Raises `_Left`, `ProtocolError`."""
@@ -170,8 +166,6 @@ class _Transmission:
 
     def _receive(self) -> None:
         """Wait for more, behind what is there."""
-        if self.stopping():
-            raise _Left
         waiting = self._end - self._begin
         if self._begin:
             self._in[:waiting] = self._in[self._begin : self._end]

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk over a disk: the suites, what stays untouched, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+import diskkit
+from diskkit.errors import ChainError
+from diskkit.filters.overlay import open_overlay
+from diskkit.testing import DiskCase, DiskSuite, WritableDiskSuite
+from model.links import KINDS, model_of, some_grains, write_chain
+from nbd.serving import serving, uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from diskkit.disk import Disk
+
+SECTORS = 1500
+CHAINS = [("sparse-128",), ("stream-A-16", "sparse-16-lazy"), ("flat",), ("cowd-8",)]
+
+
+def made(folder: Path, names: tuple[str, ...]) -> tuple[Path, bytes]:
+    links = [
+        (KINDS[name], some_grains(SECTORS, KINDS[name], n, dense=not n))
+        for n, name in enumerate(names)
+    ]
+    return write_chain(folder, SECTORS, links), bytes(model_of(SECTORS, links).content)
+
+
+def over(path: Path, scratch: Path) -> Disk:
+    below = diskkit.open_disk(path)
+    try:
+        return open_overlay(below, str(scratch))
+    except BaseException:
+        below.close()
+        raise
+
+
+@pytest.fixture(params=["raw", "network", *CHAINS], ids=str)
+def below(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path | str, bytes]]:
+    """Disks of every sort: what to open, and what it holds."""
+    if isinstance(request.param, tuple):
+        yield made(tmp_path, request.param)
+        return
+    # No whole sectors.
+    content = random.Random(1).randbytes(300_001) + bytes(200_000)
+    (tmp_path / "disk.raw").write_bytes(content)
+    if request.param == "raw":
+        yield tmp_path / "disk.raw", content
+        return
+    with diskkit.open_disk(tmp_path / "disk.raw") as disk, serving({"": disk}) as socket:
+        yield uri(socket), content
+
+
+@pytest.fixture
+def case(below: tuple[Path | str, bytes], tmp_path: Path) -> DiskCase:
+    return DiskCase(partial(over, below[0], tmp_path / "scratch.vmdk"), below[1])  # type: ignore[arg-type]
+
+
+class TestWrittenOverlays(WritableDiskSuite):
+    @pytest.fixture(autouse=True)
+    def _nothing_below_changes(self, tmp_path: Path, case: DiskCase) -> Iterator[None]:
+        before = {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+        yield
+        assert {p: p.read_bytes() for p in before} == before
+
+
+class TestOverlays(DiskSuite):
+    @pytest.fixture
+    def case(self, below: tuple[Path | str, bytes], tmp_path: Path) -> DiskCase:
+        """One that was written to here and there."""
+        opened = partial(over, below[0], tmp_path / "scratch.vmdk")  # type: ignore[arg-type]
+        content = bytearray(below[1])
+        dice = random.Random(4)
+        with opened() as disk:
+            for length in (10, 5000, 65536, 100_000):
+                offset = dice.randrange(disk.size - length)
+                data = dice.randbytes(length)
+                disk.write(offset, data)
+                content[offset : offset + length] = data
+                disk.discard(offset // 2, length)
+                content[offset // 2 :][:length] = b""
+                content[offset // 2 : offset // 2 + length] = bytes(length)
+        return DiskCase(opened, bytes(content[: len(below[1])]))
+
+    def test_eight_threads_agree(self, case: DiskCase, disk: Disk) -> None:
+        super().test_eight_threads_agree(case, disk)
+
+    def test_links_of_the_disk_below_come_after_its_own(self, case: DiskCase, disk: Disk) -> None:
+        links = disk.info.links
+        assert len(links) == disk.link_count
+        assert links[0].path.endswith("scratch.vmdk")
+        seen = {run.link for run in disk.runs()}
+        assert 0 in seen
+        assert seen <= set(range(len(links)))
+        only = [t for t in disk.tables(links=1)]  # noqa: C416
+        assert {int(s) for t in only for s in t.sources[t.states != diskkit.State.HOLE]} == {0}
+
+
+def test_an_overlay_of_a_vmdk_is_a_child_of_it(tmp_path: Path) -> None:
+    """Any program that reads chains reads it, and it can be committed."""
+    path, content = made(tmp_path, ("sparse-16-lazy",))
+    with over(path, tmp_path / "scratch.vmdk") as disk:
+        disk.write(1000, b"changed")
+    expected = bytearray(content)
+    expected[1000:1007] = b"changed"
+    with diskkit.open_disk(tmp_path / "scratch.vmdk") as disk:
+        assert disk.read(0, disk.size) == expected
+        assert len(disk.info.links) == 2
+
+
+def test_an_overlay_of_a_raw_image_is_no_disk_without_it(tmp_path: Path) -> None:
+    (tmp_path / "disk.raw").write_bytes(bytes(100_000))
+    over(tmp_path / "disk.raw", tmp_path / "scratch.vmdk").close()
+    with pytest.raises(diskkit.FormatError):
+        diskkit.open_disk(tmp_path / "scratch.vmdk")
+
+
+def test_overlays_that_do_not_fit(tmp_path: Path) -> None:
+    path, _ = made(tmp_path, ("sparse-16-lazy",))
+    scratch = tmp_path / "scratch.vmdk"
+    over(path, scratch).close()
+    # The disk is written to.
+    shutil.copy(path, tmp_path / "copy.vmdk")
+    with diskkit.open_disk(path, writable=True, force=True) as disk:
+        disk.write(0, b"x")
+    with pytest.raises(ChainError, match="before it changed"):
+        over(path, scratch)
+    # Under another name it still is the disk it was.
+    over(tmp_path / "copy.vmdk", scratch).close()
+    # Another disk, a file that is no overlay, and one that is no VMDK.
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "disk.raw").write_bytes(bytes(SECTORS * 512))
+    with pytest.raises(ChainError, match="another disk"):
+        over(tmp_path / "raw" / "disk.raw", scratch)
+    diskkit.create_disk(tmp_path / "other.vmdk", SECTORS * 512, "monolithicSparse")
+    with pytest.raises(ChainError, match="no overlay"):
+        over(path, tmp_path / "other.vmdk")
+    (tmp_path / "text").write_text("a letter to a friend, which nobody wants overwritten")
+    with pytest.raises(diskkit.FormatError):
+        over(path, tmp_path / "text")
+    assert (tmp_path / "text").read_text().startswith("a letter")
+
+
+def test_a_raw_image_that_changed(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(bytes(100_000))
+    over(path, tmp_path / "scratch.vmdk").close()
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(ChainError, match="before it changed"):
+        over(path, tmp_path / "scratch.vmdk")
+
+
+def test_a_disk_too_large_for_an_overlay(tmp_path: Path) -> None:
+    with (tmp_path / "disk.raw").open("wb") as file:
+        file.truncate(3 << 40)
+    with pytest.raises(diskkit.UsageError, match="holds at most"):
+        over(tmp_path / "disk.raw", tmp_path / "scratch.vmdk")
+    assert not (tmp_path / "scratch.vmdk").exists()
+
+
+_KILLED = """
+import os, signal, sys
+import diskkit
+from diskkit.filters.overlay import open_overlay
+disk = open_overlay(diskkit.open_disk(sys.argv[1]), sys.argv[2])
+for n in range(20):
+    disk.write(n * 30_000, bytes([n + 1]) * 20_000)
+disk.flush()
+for n in range(20):
+    disk.write(n * 30_000 + 20_000, bytes([n + 100]) * 10_000)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_flushed_survives_being_killed(tmp_path: Path) -> None:
+    path, content = made(tmp_path, ("sparse-16-lazy",))
+    before = path.read_bytes()
+    scratch = tmp_path / "scratch.vmdk"
+    command = [sys.executable, "-c", _KILLED, str(path), str(scratch)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == -9
+    assert path.read_bytes() == before
+    with over(path, scratch) as disk:
+        for n in range(20):
+            assert disk.read(n * 30_000, 20_000) == bytes([n + 1]) * 20_000
+            begin = n * 30_000 + 20_000
+            found = disk.read(begin, 10_000)
+            # Not flushed: each byte is as it was, or as it was written, by whole sectors.
+            assert all(a in (b, n + 100) for a, b in zip(found, content[begin:], strict=False))
+        disk.write(0, b"on we go")
+        assert disk.read(0, 8) == b"on we go"

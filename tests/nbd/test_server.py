@@ -1,0 +1,526 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the server does with requests, good and bad, from one client and from many."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import diskkit
+from diskkit.disk import Disk, Source
+from diskkit.errors import StorageError
+from diskkit.nbd import negotiation as n
+from diskkit.nbd import protocol as p
+from diskkit.runs import State
+from diskkit.table import single
+from nbd.serving import serving, uri
+from nbd.wire import CONTEXTS, GO, HELLO, STRUCTURED, Wire, option, wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from diskkit.info import DiskInfo
+    from diskkit.table import RunTable
+
+SIZE = 3 << 20
+CONTENT = random.Random(1).randbytes(1 << 20) + bytes(1 << 20) + random.Random(2).randbytes(1 << 20)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("disk")
+    (folder / "disk.raw").write_bytes(CONTENT)
+    with diskkit.open_disk(folder / "disk.raw") as disk:
+        diskkit.clone(disk, folder / "disk.vmdk", "monolithicSparse")
+    return folder / "disk.vmdk"
+
+
+@pytest.fixture(scope="module")
+def path(image: Path) -> Iterator[str]:
+    with diskkit.open_disk(image) as disk, serving({"": disk}) as found:
+        yield found
+
+
+@pytest.fixture
+def changing(tmp_path: Path) -> Iterator[tuple[Disk, str, bytearray]]:
+    """A disk of grains, open for writing and served, and what it holds."""
+    diskkit.create_disk(tmp_path / "new.vmdk", SIZE, "monolithicSparse")
+    with (
+        diskkit.open_disk(tmp_path / "new.vmdk", writable=True) as disk,
+        serving({"": disk}) as found,
+    ):
+        yield disk, found, bytearray(SIZE)
+
+
+class MemoryDisk(Disk):
+    """A disk in memory whose every move a test can make fail, or wait."""
+
+    def __init__(self, content: bytes) -> None:
+        self.path, self.size = "memory", len(content)
+        self.writable = True
+        self.content = bytearray(content)
+        self.bad: range = range(0)
+        self.error: Exception = StorageError("memory", "is bad there", errno=5)
+        self.flushed = 0
+        self.gate: Event | None = None
+
+    @property
+    def info(self) -> DiskInfo:
+        raise NotImplementedError
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        return (Source(0),)
+
+    def _touch(self, offset: int, length: int) -> None:
+        if self.gate is not None:
+            assert self.gate.wait(30)
+        if offset < self.bad.stop and offset + length > self.bad.start:
+            raise self.error
+
+    def _fill(self, offset: int, buffer: memoryview) -> None:
+        self._touch(offset, len(buffer))
+        buffer[:] = self.content[offset : offset + len(buffer)]
+
+    def _scan(self, offset: int, length: int, links: int | None) -> Iterator[RunTable]:
+        self._touch(offset, length)
+        yield single(offset, length, State.DATA, offset)
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        self._touch(offset, len(data))
+        self.content[offset : offset + len(data)] = data
+
+    def _zero(self, offset: int, length: int, *, give_back: bool) -> None:
+        self._touch(offset, length)
+        self.content[offset : offset + length] = bytes(length)
+
+    def _flush(self) -> None:
+        self.flushed += 1
+
+    def close(self) -> None:
+        pass
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(0, 1), (0, 512), (4095, 3), ((1 << 20) - 5, 10), (0, 600_000), (1, SIZE - 1), (0, SIZE)],
+)
+def test_simple_reads(path: str, offset: int, length: int) -> None:
+    with wire(path, GO) as client:
+        client.request(p.READ, offset, length)
+        assert client.simple(length) == (0, CONTENT[offset : offset + length])
+
+
+@pytest.mark.parametrize("flags", [0, p.DF])
+@pytest.mark.parametrize(("offset", "length"), [(7, 1000), (0, 600_000), (5, SIZE - 9)])
+def test_structured_reads(path: str, offset: int, length: int, flags: int) -> None:
+    with wire(path, STRUCTURED, GO) as client:
+        client.request(p.READ, offset, length, flags)
+        found = client.chunks()
+    assert {kind for kind, _ in found} == {p.OFFSET_DATA}
+    assert len(found) == 1 or not flags
+    reach = offset
+    for _, payload in found:
+        assert int.from_bytes(payload[:8], "big") == reach
+        assert payload[8:] == CONTENT[reach : reach + len(payload) - 8]
+        reach += len(payload) - 8
+    assert reach == offset + length
+
+
+def test_reads_of_nothing(path: str) -> None:
+    with wire(path, GO) as client:
+        client.request(p.READ, 5, 0)
+        assert client.simple() == (0, b"")
+    with wire(path, STRUCTURED, GO) as client:
+        client.request(p.READ, 5, 0)
+        assert client.chunks() == [(p.NONE, b"")]
+
+
+def test_many_requests_at_once_are_answered_in_turn(path: str) -> None:
+    dice = random.Random(3)
+    places = [(dice.randrange(SIZE - 70_000), dice.randrange(1, 70_000)) for _ in range(300)]
+    with wire(path, GO) as client:
+        packed = [p.Request(0, p.READ, 77, at, count).pack() for at, count in places]
+        sender = Thread(target=client.send, args=packed)
+        sender.start()
+        for at, count in places:
+            assert client.simple(count) == (0, CONTENT[at : at + count])
+        sender.join()
+
+
+def test_requests_that_come_byte_by_byte(path: str) -> None:
+    with wire(path, GO) as client:
+        for byte in p.Request(0, p.READ, 77, 9, 9).pack():
+            client.send(bytes([byte]))
+        assert client.simple(9) == (0, CONTENT[9:18])
+
+
+def test_block_status(path: str) -> None:
+    mib = 1 << 20
+    with wire(path, STRUCTURED, CONTEXTS, GO) as client:
+        client.request(p.BLOCK_STATUS, 0, SIZE)
+        assert client.chunks() == [
+            (p.STATUS, struct.pack(">7I", 1, mib, 0, mib, 3, mib, 0)),
+            (p.STATUS, struct.pack(">7I", 2, mib, 1, mib, 0, mib, 1)),
+        ]
+        client.request(p.BLOCK_STATUS, mib - 512, 1024, p.REQ_ONE)
+        assert client.chunks() == [
+            (p.STATUS, struct.pack(">3I", 1, 512, 0)),
+            (p.STATUS, struct.pack(">3I", 2, 512, 1)),
+        ]
+    with wire(path, STRUCTURED, GO) as client:
+        client.request(p.BLOCK_STATUS, 0, SIZE)
+        assert client.error()[0] == p.EINVAL
+
+
+def test_cache_is_a_hint(path: str) -> None:
+    with wire(path, GO) as client:
+        client.request(p.CACHE, 0, SIZE)
+        assert client.simple() == (0, b"")
+        client.request(p.CACHE, SIZE, 1)
+        assert client.simple()[0] == p.EINVAL
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "offset", "length", "flags", "error"),
+    [
+        (p.READ, SIZE, 1, 0, p.EINVAL),
+        (p.READ, (1 << 64) - 1, 1, 0, p.EINVAL),
+        (p.READ, 0, 0xFFFFFFFF, 0, p.EINVAL),
+        (p.READ, 0, 1, p.FAST_ZERO, p.EINVAL),
+        (p.TRIM, 0, 512, 0, p.EPERM),
+        (p.WRITE_ZEROES, 0, 512, 0, p.EPERM),
+        (p.FLUSH, 1, 1, 0, p.EINVAL),
+        (p.BLOCK_STATUS, 0, 0, 0, p.EINVAL),
+        (8, 0, 0, 0, p.EINVAL),
+        (0xFFFF, 0, 0, 0, p.EINVAL),
+    ],
+)
+def test_requests_that_are_refused(
+    path: str, command: int, offset: int, length: int, flags: int, error: int
+) -> None:
+    for options in ((GO,), (STRUCTURED, CONTEXTS, GO)):
+        with wire(path, *options) as client:
+            client.request(command, offset, length, flags)
+            if len(options) == 1:
+                assert client.simple()[0] == error
+            else:
+                assert client.error()[0] == error
+            # And the connection goes on.
+            client.request(p.FLUSH)
+            assert client.simple() == (0, b"")
+
+
+def test_a_write_that_is_refused_is_taken_in(path: str) -> None:
+    with wire(path, GO) as client:
+        for length in (1, 3000, SIZE):
+            client.request(p.WRITE, 0, length, data=bytes(length))
+            assert client.simple()[0] == p.EPERM
+        client.request(p.READ, 0, 100)
+        assert client.simple(100) == (0, CONTENT[:100])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"x" * 28,
+        p.Request(0, p.READ, 1, 0, 1).pack()[:-1] + b"\0" + b"y" * 28,
+        p.Request(0, p.WRITE, 1, 0, p.MOST_PAYLOAD + 1).pack(),
+    ],
+)
+def test_clients_that_make_no_sense_are_left(image: Path, said: bytes) -> None:
+    warnings: list[str] = []
+    with (
+        diskkit.open_disk(image) as disk,
+        serving({"": disk}, warnings=warnings) as path,
+        wire(path, GO) as client,
+    ):
+        client.send(said)
+        while not client.hung_up():
+            pass
+    assert len(warnings) == 1
+    assert "a client was left: NBD" in warnings[0]
+
+
+def test_disconnecting(path: str) -> None:
+    with wire(path, GO) as client:
+        client.request(p.READ, 0, 10)
+        client.request(p.DISC)
+        assert client.simple(10) == (0, CONTENT[:10])
+        assert client.hung_up()
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def test_writes_of_any_length(changing: tuple[Disk, str, bytearray]) -> None:
+    disk, path, content = changing
+    dice = random.Random(5)
+    with wire(path, GO) as client:
+        for length in (1, 512, 4096, 65536, 300_000, 600_000, (1 << 20) + 7, 2_500_000):
+            offset = dice.randrange(SIZE - length)
+            data = dice.randbytes(length)
+            client.request(p.WRITE, offset, length, data=data)
+            assert client.simple() == (0, b"")
+            content[offset : offset + length] = data
+        client.request(p.READ, 0, SIZE)
+        assert client.simple(SIZE) == (0, bytes(content))
+    assert disk.read(0, SIZE) == content
+
+
+def test_zeros_and_trims(changing: tuple[Disk, str, bytearray]) -> None:
+    disk, path, content = changing
+    content[:] = b"x" * SIZE
+    disk.write(0, bytes(content))
+    with wire(path, GO) as client:
+        for command, offset, length, flags, error in (
+            (p.WRITE_ZEROES, 0, 65536, 0, 0),
+            (p.WRITE_ZEROES, 100, 65536, 0, 0),
+            (p.WRITE_ZEROES, 1 << 20, 300_000, p.NO_HOLE, 0),
+            (p.TRIM, 2 << 20, 1 << 19, 0, 0),
+            (p.WRITE_ZEROES, SIZE - 65536, 65536, p.FAST_ZERO, 0),
+            (p.WRITE_ZEROES, SIZE - 200_000, 65536, p.FAST_ZERO, p.ENOTSUP),
+        ):
+            client.request(command, offset, length, flags)
+            assert client.simple()[0] == error, (command, offset, length, flags)
+            if not error:
+                content[offset : offset + length] = bytes(length)
+    assert disk.read(0, SIZE) == content
+
+
+def test_flushes_and_forced_writes() -> None:
+    disk = MemoryDisk(bytes(SIZE))
+    with serving({"": disk}) as path, wire(path, GO) as client:
+        for command, length, flags, flushes in (
+            (p.WRITE, 10, 0, 0),
+            (p.WRITE, 10, p.FUA, 1),
+            (p.TRIM, 10, 0, 1),
+            (p.TRIM, 10, p.FUA, 2),
+            (p.WRITE_ZEROES, 10, p.FUA, 3),
+            (p.FLUSH, 0, 0, 4),
+        ):
+            client.request(command, 0, length, flags, bytes(length if command == p.WRITE else 0))
+            assert client.simple() == (0, b"")
+            assert disk.flushed == flushes
+
+
+# --- disks that fail ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "number", "text"),
+    [
+        (StorageError("disk", "is bad there", errno=5), p.EIO, "disk: is bad there"),
+        (StorageError("disk", "is full", errno=28), p.ENOSPC, "disk: is full"),
+        (diskkit.FormatError("is broken"), p.EIO, "is broken"),
+        (diskkit.UsageError("not here"), p.EPERM, "not here"),
+        (MemoryError(), p.ENOMEM, "internal error: MemoryError: "),
+        (ZeroDivisionError("oops"), p.EIO, "internal error: ZeroDivisionError: oops"),
+    ],
+)
+def test_errors_of_the_disk_are_answered(error: Exception, number: int, text: str) -> None:
+    disk = MemoryDisk(bytes(SIZE))
+    disk.bad, disk.error = range(1000, 1001), error
+    warnings: list[str] = []
+    with (
+        serving({"": disk}, warnings=warnings) as path,
+        wire(path, STRUCTURED, CONTEXTS, GO) as client,
+    ):
+        for command in (p.READ, p.WRITE, p.TRIM, p.WRITE_ZEROES, p.CACHE, p.BLOCK_STATUS):
+            client.request(command, 512, 1024, data=bytes(1024 if command == p.WRITE else 0))
+            assert client.error() == (number, text)
+        assert warnings == [text] * 6
+        client.request(p.READ, 0, 10)
+        assert client.chunks() == [(p.OFFSET_DATA, bytes(8 + 10))]
+
+
+def test_a_long_read_that_fails_in_the_middle() -> None:
+    disk = MemoryDisk(bytes(SIZE))
+    disk.bad = range(2_500_000, 2_500_001)
+    with serving({"": disk}) as path:
+        with wire(path, STRUCTURED, GO) as client:
+            client.request(p.READ, 0, SIZE)
+            kinds = [kind for kind, _ in client.chunks()]
+            assert kinds == [p.OFFSET_DATA, p.OFFSET_DATA, p.ERROR]
+        # Where an answer began as a success, no bytes are made up: the server hangs up.
+        for options, flags in ((GO,), 0), ((STRUCTURED, GO), p.DF):
+            with wire(path, *options) as client:
+                client.request(p.READ, 0, SIZE, flags)
+                got = 0
+                while part := client.socket.recv(1 << 20):
+                    got += len(part)
+                assert got < SIZE
+
+
+def test_a_long_write_that_fails_in_the_middle() -> None:
+    disk = MemoryDisk(bytes(SIZE))
+    disk.bad = range(1_500_000, 1_500_001)
+    with serving({"": disk}) as path, wire(path, GO) as client:
+        client.request(p.WRITE, 0, SIZE, data=b"x" * SIZE)
+        assert client.simple()[0] == p.EIO
+        client.request(p.READ, 0, 10)
+        assert client.simple(10) == (0, b"x" * 10)
+
+
+# --- clients --------------------------------------------------------------------------------------
+
+
+def test_leaving_at_every_byte_of_a_session() -> None:
+    """Whatever is under way when a client goes, the server is there for the next one."""
+    disk = MemoryDisk(bytes(SIZE))
+    session = b"".join(
+        (
+            HELLO,
+            STRUCTURED,
+            CONTEXTS,
+            GO,
+            p.Request(0, p.READ, 1, 0, 100_000).pack(),
+            p.Request(0, p.WRITE, 2, 0, 40).pack() + b"w" * 40,
+            p.Request(0, p.BLOCK_STATUS, 3, 0, SIZE).pack(),
+            p.Request(0, p.DISC, 4, 0, 0).pack(),
+        )
+    )
+    warnings: list[str] = []
+    with serving({"": disk}, warnings=warnings) as path:
+        for count in range(len(session) + 1):
+            client = Wire(path)
+            client.send(session[:count])
+            client.socket.close()
+        with wire(path, GO) as client:
+            client.request(p.WRITE, 9, 40, data=b"n" * 40)
+            assert client.simple() == (0, b"")
+            client.request(p.READ, 9, 40)
+            assert client.simple(40) == (0, b"n" * 40)
+    assert warnings == []
+
+
+def test_sixty_four_clients_at_once(changing: tuple[Disk, str, bytearray]) -> None:
+    disk, path, _ = changing
+    share = SIZE // 64
+
+    def work(number: int) -> None:
+        dice = random.Random(number)
+        expected = bytearray(share)
+        with wire(path, GO) as client:
+            for _ in range(40):
+                length = dice.randrange(1, 5000)
+                offset = dice.randrange(share - length)
+                data = dice.randbytes(length)
+                client.request(p.WRITE, number * share + offset, length, data=data)
+                assert client.simple() == (0, b"")
+                expected[offset : offset + length] = data
+                client.request(p.READ, number * share, share)
+                assert client.simple(share) == (0, bytes(expected))
+
+    with ThreadPoolExecutor(64) as pool:
+        list(pool.map(work, range(64)))
+    disk.flush()
+
+
+def test_random_operations_over_several_connections(
+    changing: tuple[Disk, str, bytearray],
+) -> None:
+    """One after the other, over any of them: each sees what all did."""
+    disk, path, content = changing
+    dice = random.Random(11)
+    clients = [Wire(path) for _ in range(4)]
+    for client in clients:
+        client.send(HELLO)
+        client.options(GO)
+    for _ in range(400):
+        client = dice.choice(clients)
+        length = dice.choice((1, 511, 512, 4096, 65536, 65537, 200_000))
+        offset = dice.choice((dice.randrange(SIZE - length), align(dice, length)))
+        command = dice.choice((p.READ, p.READ, p.WRITE, p.WRITE, p.WRITE_ZEROES, p.TRIM, p.FLUSH))
+        if command == p.FLUSH:
+            offset = length = 0
+        data = dice.randbytes(length) if command == p.WRITE else b""
+        client.request(command, offset, length, data=data)
+        if command == p.READ:
+            assert client.simple(length) == (0, bytes(content[offset : offset + length]))
+        else:
+            assert client.simple() == (0, b"")
+            if command != p.FLUSH:
+                content[offset : offset + length] = data or bytes(length)
+    for client in clients:
+        client.socket.close()
+    assert disk.read(0, SIZE) == content
+
+
+def align(dice: random.Random, length: int) -> int:
+    return dice.randrange((SIZE - length) // 65536 + 1) * 65536
+
+
+def test_too_many_clients_are_turned_away(image: Path) -> None:
+    with diskkit.open_disk(image) as disk, serving({"": disk}, most_clients=2) as path:
+        one, two = Wire(path), Wire(path)
+        three = socket.socket(socket.AF_UNIX)
+        three.settimeout(30)
+        with one.socket, two.socket, three:
+            three.connect(path)
+            assert three.recv(1) == b""
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_leave_the_server_whole(path: str, data: bytes) -> None:
+    for options in ((), (STRUCTURED, CONTEXTS, GO)):
+        with wire(path, *options) as client:
+            client.socket.sendall(data)
+            client.socket.shutdown(socket.SHUT_WR)
+            while not client.hung_up():
+                pass
+
+
+def test_ending_answers_what_was_asked() -> None:
+    """A request that is being worked on when the server ends is answered, not cut."""
+    disk = MemoryDisk(b"z" * SIZE)
+    disk.gate = Event()
+    with serving({"": disk}) as path:
+        client = Wire(path)
+        client.send(HELLO)
+        client.options(GO)
+        client.request(p.WRITE, 0, 100, data=b"a" * 100)
+        client.request(p.FLUSH)
+        idle = Wire(path)
+        Thread(target=disk.gate.set).start()
+    assert client.simple() == (0, b"")
+    assert disk.content[:100] == b"a" * 100
+    assert idle.hung_up()
+    client.socket.close()
+    idle.socket.close()
+
+
+def test_several_exports(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.raw").write_bytes(b"other" * 1024)
+    with (
+        diskkit.open_disk(image) as one,
+        diskkit.open_disk(tmp_path / "other.raw") as two,
+        serving({"one": one, "zwei ü": two}) as path,
+    ):
+        with diskkit.open_disk(uri(path, "zwei ü")) as disk:
+            assert disk.read(0, 10) == b"otherother"
+        with diskkit.open_disk(uri(path, "one")) as disk:
+            assert disk.size == SIZE
+        with pytest.raises(diskkit.DiskkitError, match="no such export"):
+            diskkit.open_disk(uri(path, "three"))
+        with wire(path) as client:
+            listed = client.options(option(n.LIST))
+        assert [body for kind, body in listed if kind == n.SERVER] == [
+            b"\0\0\0\3onedisk one",
+            b"\0\0\0\7zwei \xc3\xbcdisk zwei \xc3\xbc",
+        ]

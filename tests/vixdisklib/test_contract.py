@@ -373,6 +373,52 @@ def test_cut_file(started: Started) -> None:
     os.truncate(started.path("d-flat.vmdk"), 4096)
     read = code(vix.Read, handle, SECTORS - 1, 1, bytearray(512))
     assert read == vix.VIX_E_HOST_FILE_ERROR_EOF
+    opened = code(vix.Open, started.connection, started.path("d.vmdk"), READ_ONLY)
+    assert opened == vix.VIX_E_HOST_FILE_ERROR_EOF
+
+
+def poked(started: Started, at: int, value: bytes) -> str:
+    path = started.folder / "d.vmdk"
+    raw = bytearray(path.read_bytes())
+    raw[at : at + len(value)] = value
+    path.write_bytes(raw)
+    return str(path)
+
+
+def test_codes_of_damage(started: Started) -> None:
+    started.filled()
+    path = started.path("d.vmdk")
+    raw = Path(path).read_bytes()
+    tables = [int.from_bytes(raw[at : at + 8], "little") * 512 for at in (48, 56)]
+    for at in tables:
+        poked(started, at, b"\xff\xff\xff\x7f")
+    handle = started.open(flags=READ_ONLY)
+    assert code(vix.Read, handle, 0, 1, bytearray(512)) == vix.VIX_E_DISK_NEEDSREPAIR
+    vix.Close(handle)
+    poked(started, 20, b"\x07")
+    opened = code(vix.Open, started.connection, path, READ_ONLY)
+    assert opened == vix.VIX_E_INCORRECT_FILE_TYPE
+
+
+@pytest.mark.parametrize(
+    ("header", "extent", "name"),
+    [
+        ('encryptionKeys="vmware:key/list/(pair)"', "FLAT", "DISK_NEEDKEY"),
+        ("", "VMFSRDM", "DISK_NOTSUPPORTED"),
+    ],
+)
+def test_codes_of_what_cannot_be_had(started: Started, header: str, extent: str, name: str) -> None:
+    """What such a disk is can still be asked; its data is never zeros, and never OK."""
+    (started.folder / "x-flat.vmdk").write_bytes(bytes(65536))
+    (started.folder / "d.vmdk").write_text(
+        f"# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n{header}\n"
+        f'createType="{"monolithicFlat" if extent == "FLAT" else "vmfsRawDeviceMap"}"\n'
+        f'RW 128 {extent} "x-flat.vmdk"{" 0" if extent == "FLAT" else ""}\n'
+    )
+    handle = started.open(flags=READ_ONLY)
+    assert vix.GetInfo(handle).capacity == 128
+    assert code(vix.Read, handle, 0, 1, bytearray(512)) == NUMBERS[f"VIX_E_{name}"]
+    vix.Close(handle)
 
 
 @pytest.mark.parametrize(

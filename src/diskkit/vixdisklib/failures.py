@@ -115,6 +115,8 @@ def _format_name(error: FormatError) -> str:
         return "DISK_NEEDKEY" if "encrypted" in error.problem else "DISK_NOTSUPPORTED"
     if error.structure == "file":
         return "DISK_INVALIDDISK"
+    if error.structure == "flat extent":
+        return "HOST_FILE_ERROR_EOF"  # it is shorter than its descriptor says
     if error.structure == "descriptor":
         return "INVALID_XML"
     return "INCORRECT_FILE_TYPE" if "header" in error.structure else "DISK_NEEDSREPAIR"

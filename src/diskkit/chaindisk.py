@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from diskkit.disk import Disk, Source, Stretch
 from diskkit.runs import State
@@ -108,11 +108,9 @@ class ChainDisk(Disk):
         self._live().flush()
 
     def _live(self) -> LiveChain:
-        from diskkit.livechain import LiveChain
-
-        if not isinstance(self._chain, LiveChain):
+        if not self.writable:
             raise self._read_only()
-        return self._chain
+        return cast("LiveChain", self._chain)
 
     def close(self) -> None:
         """Close every file of every link. Doing so twice is fine."""

@@ -11,10 +11,11 @@ LONG = 1 << 20
 
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of `data` at `offset`; a short write is continued, an error raised as it is."""
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, offset)
-        view, offset = view[done:], offset + done
+    done = os.pwrite(fd, data, offset)
+    if done < len(data):
+        view = memoryview(data)
+        while done < len(view):
+            done += os.pwrite(fd, view[done:], offset + done)
 
 
 def append_all(fd: int, data: bytes | memoryview) -> None:

@@ -67,14 +67,19 @@ def write_sectors(
     odd: int,
 ) -> None:
     """`Write`, as `read_sectors` is `Read`."""
-    handle = library.disk(number)
+    handle = library.disks.get(number)
+    if handle is None or handle.attached:
+        handle = library.disk(number)
     handle.check_writable()
     disk = handle.enter()
     try:
         if odd and handle.unbuffered:
             raise _misaligned(odd)
-        view = _view(disk, start, count, buffer, writing=True)
-        disk.write(start * _SECTOR, view)
+        if buffer is None or len(buffer) != count * _SECTOR or not 0 < count <= disk.size:
+            buffer = _view(disk, start, count, buffer, writing=True)
+        elif start < 0 or (start + count) * _SECTOR > disk.size:
+            raise _outside(disk, start, count)
+        disk.write(start * _SECTOR, buffer)
     finally:
         handle.leave()
 

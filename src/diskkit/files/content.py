@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bytes of a file, in large pieces, and where it has none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diskkit.errors import FormatError, UnsupportedFeature
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diskkit.files.filesystem import Extent, FileSystem, Node
+    from diskkit.interfaces import Readable
+
+PIECE = 4 << 20
+
+
+def pieces(
+    fs: FileSystem, volume: Readable, node: Node, stream: str = ""
+) -> Iterator[tuple[int, memoryview]]:
+    """What a file holds as (offset, bytes): ascending; what is left out reads as zeros.
+
+    The bytes are good until the next piece is asked for. Where the filesystem can say where they
+    lie they are read from the volume, without passing through the reader's process.
+    """
+    if node.problem:
+        raise UnsupportedFeature(node.problem, structure=f"file {node.id}")
+    extents = fs.extents(node.id, stream)
+    if extents is None:
+        yield from _through_reader(fs, node, stream)
+    else:
+        yield from _direct(volume, extents)
+
+
+def _direct(volume: Readable, extents: list[Extent]) -> Iterator[tuple[int, memoryview]]:
+    buffer = bytearray(min(PIECE, max((e.length for e in extents), default=0)))
+    view = memoryview(buffer)
+    at = 0
+    for length, place in extents:
+        if place >= 0:
+            for begin in range(0, length, PIECE):
+                part = view[: min(PIECE, length - begin)]
+                volume.read_into(place + begin, part)
+                yield at + begin, part
+        at += length
+
+
+def _through_reader(fs: FileSystem, node: Node, stream: str) -> Iterator[tuple[int, memoryview]]:
+    size = dict(fs.streams(node.id))[stream] if stream else node.size
+    at = 0
+    while at < size:
+        part = fs.read_at(node.id, at, min(PIECE, size - at), stream)
+        if not part:
+            raise FormatError(
+                f"ends after {at} bytes of {size}",
+                structure=f"{fs.kind} filesystem",
+                field=f"file {node.id}",
+            )
+        yield at, memoryview(part)
+        at += len(part)

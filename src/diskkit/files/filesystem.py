@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of every reader of files: what a filesystem answers."""
+
+from __future__ import annotations
+
+import stat
+from abc import abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
+
+from diskkit.interfaces import Closing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NO_TIME = -(1 << 63)
+"""In place of a time that the filesystem does not have."""
+
+
+class Node(NamedTuple):
+    """What is known of a file without reading it. Times are nanoseconds since 1970, UTC.
+
+    FAT has local times of an unknown zone: they are given as if it were UTC.
+    """
+
+    id: int
+    """What the other calls take; equal for two names exactly when they are the same file."""
+    mode: int
+    """Kind and permission bits as in `st_mode`; made up where the filesystem has none."""
+    size: int
+    links: int
+    """Names it has; 0 where the filesystem does not count them."""
+    uid: int
+    gid: int
+    mtime: int
+    atime: int
+    ctime: int
+    btime: int
+    """Creation, or `NO_TIME`."""
+    major: int
+    minor: int
+    """Of a device."""
+    problem: str = ""
+    """Why its content, or its name, cannot be had; "" if it can."""
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether it is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link."""
+        return stat.S_ISLNK(self.mode)
+
+
+class Extent(NamedTuple):
+    """A stretch of a file's content, in the order of the file."""
+
+    length: int
+    offset: int
+    """Byte of the volume at which it lies; -1 for zeros that take no room."""
+
+
+class FileSystem(Closing):
+    """A filesystem, read only. Names are bytes, as they are in it; streams are text.
+
+    Raises `FormatError` where its structures make no sense, and `UnsupportedFeature` for what
+    cannot be read by nature, such as encrypted files.
+    """
+
+    kind: str
+    """As `Content.filesystem` says it."""
+    root: int
+    """Id of the root directory."""
+    warnings: list[str]
+    """What makes its content doubtful, such as a journal that was not replayed."""
+
+    @abstractmethod
+    def scandir(self, id: int) -> Iterator[tuple[bytes, Node]]:
+        """The entries of a directory, in its own order, without `.` and `..`.
+
+        An entry that cannot be had in full comes with its `problem`, under a name made up from
+        its number where the name itself cannot be had.
+        """
+
+    @abstractmethod
+    def lookup(self, id: int, name: bytes) -> Node | None:
+        """The entry of that name, by the filesystem's own rule on upper and lower case."""
+
+    @abstractmethod
+    def stat(self, id: int) -> Node:
+        """What `scandir` says of it."""
+
+    @abstractmethod
+    def read_at(self, id: int, offset: int, length: int, stream: str = "") -> bytes:
+        """Content of a file; fewer bytes than asked for at its end only."""
+
+    @abstractmethod
+    def readlink(self, id: int) -> bytes:
+        """Where a symbolic link leads."""
+
+    @abstractmethod
+    def xattrs(self, id: int) -> dict[bytes, bytes]:
+        """Extended attributes by their full names, such as b"user.comment"."""
+
+    @abstractmethod
+    def streams(self, id: int) -> list[tuple[str, int]]:
+        """Alternate data streams: name and size."""
+
+    @abstractmethod
+    def extents(self, id: int, stream: str = "") -> list[Extent] | None:
+        """Where the content lies, up to its size; None where only `read_at` can give it."""

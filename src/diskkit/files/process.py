@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A filesystem whose reader is another process: a crash or a hang there is an error here.
+
+What the reader answers is judged like the image itself: it may have been taken over by it. Bytes
+of files do not pass through it where it can say where they lie; they are read from the volume.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diskkit.errors import DiskkitError, FormatError, StorageError, UnsupportedFeature
+from diskkit.files import wire
+from diskkit.files.filesystem import Extent, FileSystem, Node
+from diskkit.filters.cache import CAPACITY, Counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diskkit.interfaces import Readable
+
+PATIENCE = 60.0
+"""Seconds that a reader may work on one answer, without the time that the disk takes."""
+MAX_ENTRIES = 50_000_000
+"""Entries of one directory that are believed."""
+MAX_XATTRS = 4096
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); "
+    "from diskkit.files.worker import main; main()"
+)
+
+
+def _python() -> str:
+    """The interpreter; another program may have us inside."""
+    if sys.executable and Path(sys.executable).name.startswith("python"):
+        return sys.executable
+    for name in ("python3", f"python3.{sys.version_info.minor}"):
+        found = Path(sys.prefix) / "bin" / name
+        if found.exists():
+            return str(found)
+    raise UnsupportedFeature("no Python program to run the filesystem reader with")
+
+
+class ProcessFileSystem(FileSystem):
+    """The parent's side. Calls from many threads wait for each other."""
+
+    def __init__(self, kind: str, volume: Readable, *, patience: float = PATIENCE) -> None:
+        """Start the reader. Raises what opening the filesystem raises."""
+        self.kind = kind
+        self.volume = volume
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._dead: DiskkitError | None = None
+        ours, theirs = socket.socketpair()
+        self._peer = ours
+        words = [kind, str(volume.size), str(CAPACITY), json.dumps(sys.path)]
+        with theirs:
+            self._process = subprocess.Popen(
+                [_python(), "-I", "-c", _START, *words],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={"PATH": os.defpath, "PYTHONHASHSEED": "0"},
+                close_fds=True,
+            )
+        try:
+            _, raw = self._answer()
+            root, warnings = self._judge_start(wire.unpack_json(raw))
+        except BaseException:
+            self.close()
+            raise
+        self.root = root
+        self.warnings = warnings
+
+    def _judge_start(self, answer: object) -> tuple[int, list[str]]:
+        match answer:
+            case [int(root), list(warnings)] if all(isinstance(w, str) for w in warnings):
+                return root, warnings[:100]
+        raise self._fault("made no sense at the start")
+
+    # --- calls --------------------------------------------------------------------------------
+
+    def _call(self, *words: object) -> tuple[bytes, bytearray]:
+        with self._lock:
+            if self._dead is not None:
+                raise self._dead
+            try:
+                wire.send(self._peer, wire.CALL, wire.pack_json(words))
+            except OSError:
+                raise self._ended() from None
+            return self._answer()
+
+    def _answer(self) -> tuple[bytes, bytearray]:
+        """Serve the reader's reads until it answers."""
+        left = self._patience
+        while True:
+            began = time.monotonic()
+            try:
+                self._peer.settimeout(max(left, 0.001))
+                kind, raw = wire.receive(self._peer)
+            except TimeoutError:
+                raise self._fault(f"did not answer for {self._patience:.0f} s") from None
+            except (EOFError, OSError):
+                raise self._ended() from None
+            except FormatError as error:
+                raise self._fault(f"broke the protocol: {error}") from None
+            left -= time.monotonic() - began
+            if kind == wire.READ:
+                self._give(raw)
+            elif kind == wire.ERROR:
+                raise self._told(raw)
+            elif kind in (wire.ANSWER, wire.BYTES):
+                return kind, raw
+            else:
+                raise self._fault(f"sent a message of kind {kind!r}")
+
+    def _give(self, raw: bytearray) -> None:
+        if len(raw) != wire.RANGE.size:
+            raise self._fault("asked for bytes in a wrong way")
+        offset, length = wire.RANGE.unpack(raw)
+        if length > wire.MAX_READ or offset + length > self.volume.size:
+            raise self._fault(f"asked for bytes {offset} to {offset + length}")
+        buffer = bytearray(length)
+        try:
+            self.volume.read_into(offset, memoryview(buffer))
+            kind, content = wire.DATA, buffer
+        except DiskkitError as error:
+            kind, content = wire.FAILED, bytearray(str(error).encode("utf-8", "replace"))
+        try:
+            self._peer.settimeout(self._patience)
+            wire.send(self._peer, kind, content)
+        except OSError:
+            raise self._ended() from None
+
+    def _told(self, raw: bytearray) -> DiskkitError:
+        match wire.unpack_json(raw):
+            case ["unsupported", str(text)]:
+                return UnsupportedFeature(text)
+            case ["storage", str(text)]:
+                return StorageError(f"{self.kind} filesystem", text)
+            case ["format", str(text)]:
+                return FormatError(text)
+        return self._fault("sent an error that makes no sense")
+
+    def _ended(self) -> DiskkitError:
+        """The reader is gone: say how."""
+        status = self._process.wait(self._patience)
+        if status < 0:
+            return self._fault(f"crashed ({signal.Signals(-status).name})")
+        return self._fault(f"ended by itself, status {status}")
+
+    def _fault(self, what: str) -> FormatError:
+        """End the reader; from now on every call raises this."""
+        error = FormatError(
+            f"the reader of this {self.kind} filesystem {what}",
+            advice="the filesystem is damaged, or made to do this",
+        )
+        self._dead = error
+        self._process.kill()
+        return error
+
+    # --- the contract -------------------------------------------------------------------------
+
+    def scandir(self, id: int) -> Iterator[tuple[bytes, Node]]:
+        scan = self._number("scan", id)
+        done = 0
+        while True:
+            rows = list(wire.unpack_nodes(self._bytes("more", scan, id, done)))
+            if not rows:
+                return
+            done += len(rows)
+            if done > MAX_ENTRIES:
+                raise FormatError(f"more than {MAX_ENTRIES} entries", structure=f"directory {id}")
+            for name, node in rows:
+                if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
+                    yield name, node._replace(problem="no file can have this name")
+                else:
+                    yield name, node
+
+    def lookup(self, id: int, name: bytes) -> Node | None:
+        rows = list(wire.unpack_nodes(self._bytes("lookup", id, name.decode("latin-1"))))
+        return rows[0][1] if rows else None
+
+    def stat(self, id: int) -> Node:
+        rows = list(wire.unpack_nodes(self._bytes("stat", id)))
+        if len(rows) != 1:
+            raise self._fault("made no sense")
+        return rows[0][1]
+
+    def read_at(self, id: int, offset: int, length: int, stream: str = "") -> bytes:
+        content = self._bytes("read", id, offset, min(length, wire.MAX_READ), stream)
+        if len(content) > length:
+            raise self._fault("gave more than was asked for")
+        return bytes(content)
+
+    def readlink(self, id: int) -> bytes:
+        return bytes(self._bytes("link", id))
+
+    def xattrs(self, id: int) -> dict[bytes, bytes]:
+        answer = self._json("xattrs", id)
+        found: dict[bytes, bytes] = {}
+        try:
+            for name, value in answer[:MAX_XATTRS]:
+                found[name.encode("latin-1")] = value.encode("latin-1")
+        except (TypeError, ValueError, AttributeError):
+            raise self._fault("made no sense") from None
+        return found
+
+    def streams(self, id: int) -> list[tuple[str, int]]:
+        match self._json("streams", id):
+            case list(rows):
+                return [(n, s) for n, s in rows if isinstance(n, str) and isinstance(s, int)]
+        raise self._fault("made no sense")
+
+    def extents(self, id: int, stream: str = "") -> list[Extent] | None:
+        kind, raw = self._call("extents", id, stream)
+        if kind == wire.ANSWER:
+            return None
+        found = wire.unpack_extents(raw)
+        if sum(e.length for e in found if e.offset >= 0) > self.volume.size:
+            raise FormatError(
+                "its data would be more than the volume holds",
+                structure=f"{self.kind} filesystem",
+                field=f"file {id}",
+            )
+        for extent in found:
+            outside = extent.offset < -1 or extent.offset + extent.length > self.volume.size
+            if extent.length <= 0 or (extent.offset >= 0 and outside) or extent.offset < -1:
+                raise FormatError(
+                    f"its bytes {extent.offset} to {extent.offset + extent.length} are outside of "
+                    f"the volume's {self.volume.size}",
+                    structure=f"{self.kind} filesystem",
+                    field=f"file {id}",
+                )
+        return found
+
+    def counts(self) -> Counts:
+        """What the reader's cache did so far."""
+        return Counts(*self._json("counts"))
+
+    def _number(self, *words: object) -> int:
+        answer = self._json(*words)
+        if not isinstance(answer, int):
+            raise self._fault("made no sense")
+        return answer
+
+    def _json(self, *words: object) -> Any:  # noqa: ANN401 - callers judge it
+        kind, raw = self._call(*words)
+        if kind != wire.ANSWER:
+            raise self._fault("made no sense")
+        return wire.unpack_json(raw)
+
+    def _bytes(self, *words: object) -> bytearray:
+        kind, raw = self._call(*words)
+        if kind != wire.BYTES:
+            raise self._fault("made no sense")
+        return raw
+
+    def close(self) -> None:
+        self._dead = self._dead or StorageError(f"{self.kind} filesystem", "closed")
+        self._peer.close()
+        self._process.kill()
+        self._process.wait()

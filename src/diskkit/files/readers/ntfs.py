@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NTFS, through libfsntfs. Folders and files get modes 755 and 644: it has none of its own."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, Any
+
+import pyfsntfs
+
+from diskkit.errors import UnsupportedFeature
+from diskkit.files.filesystem import Extent, Node
+from diskkit.files.readers.libyal import LibraryReader, each_entry, judged, lost, reason, try_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diskkit.interfaces import Readable
+
+ROOT = 5
+FIRST_OWN = 24
+"""File records below this are the filesystem's own, and not listed."""
+_RECORD = (1 << 48) - 1
+_EPOCH = 116_444_736_000_000_000
+"""1970 in units of 100 ns since 1601."""
+_REPARSE, _COMPRESSED, _ENCRYPTED = 0x400, 0x800, 0x4000
+_DATA = 0x80
+
+
+class Reader(LibraryReader):
+    """An NTFS filesystem."""
+
+    root = ROOT
+
+    def __init__(self, kind: str, volume: Readable) -> None:
+        """Open it."""
+        super().__init__(kind, volume, pyfsntfs)
+
+    def _open(self, id: int) -> Any:  # noqa: ANN401
+        return self.library_volume.get_file_entry(id)
+
+    def scandir(self, id: int) -> Iterator[tuple[bytes, Node]]:
+        folder = self.entry(id)
+        with judged(self.kind, f"directory {id}"):
+            count = folder.get_number_of_sub_file_entries()
+        for number, entry, problem in each_entry(count, folder.get_sub_file_entry):
+            if entry is None:
+                yield b"?%d" % number, lost(problem)
+                continue
+            try:
+                node = _node(entry)
+            except OSError as error:
+                yield b"?%d" % number, lost(reason(error))
+                continue
+            if node.id < FIRST_OWN and id == ROOT:
+                continue
+            name = try_name(entry)
+            if name is None:
+                yield b"?%d" % node.id, node._replace(problem="the reader cannot give its name")
+            else:
+                yield name.encode("utf-8", "surrogatepass"), node
+
+    def lookup(self, id: int, name: bytes) -> Node | None:
+        """Upper and lower case are alike; an exact match wins."""
+        wanted = name.decode("utf-8", "surrogateescape").upper()
+        found = None
+        for other, node in self.scandir(id):
+            if other == name:
+                return node
+            if found is None and other.decode("utf-8", "surrogateescape").upper() == wanted:
+                found = node
+        return found
+
+    def stat(self, id: int) -> Node:
+        with judged(self.kind, f"file {id}"):
+            return _node(self.entry(id))
+
+    def readlink(self, id: int) -> bytes:
+        with judged(self.kind, f"link {id}"):
+            target: str | None = self.entry(id).get_symbolic_link_target()
+        return (target or "").replace("\\", "/").encode("utf-8", "surrogatepass")
+
+    def streams(self, id: int) -> list[tuple[str, int]]:
+        entry = self.entry(id)
+        with judged(self.kind, f"streams of {id}"):
+            count = entry.get_number_of_alternate_data_streams()
+            found = [entry.get_alternate_data_stream(n) for n in range(count)]
+            return [(stream.get_name(), stream.get_size()) for stream in found]
+
+    def content(self, id: int, stream: str) -> Any:  # noqa: ANN401
+        entry = self.entry(id)
+        problem = _node(entry).problem
+        if problem:
+            raise UnsupportedFeature(problem, structure=f"file {id}")
+        if not stream:
+            return entry
+        found = entry.get_alternate_data_stream_by_name(stream)
+        if found is None:
+            raise UnsupportedFeature("no such stream", structure=f"file {id}", value=stream)
+        return found
+
+    def extents(self, id: int, stream: str = "") -> list[Extent] | None:
+        source = self.content(id, stream)
+        entry = self.entry(id)
+        if entry.get_file_attribute_flags() & _COMPRESSED:
+            return None
+        with judged(self.kind, f"file {id}"):
+            size = source.get_size()
+            for number in range(entry.get_number_of_attributes()):
+                attribute = entry.get_attribute(number)
+                # What lies behind the valid size reads as zeros; the library sees to that.
+                if attribute.get_attribute_type() == _DATA and (
+                    (attribute.get_attribute_name() or "") == stream
+                    and attribute.get_valid_data_size() < size
+                ):
+                    return None
+        # Content that lies in the file record itself has no extents.
+        return self.library_extents(source, size)
+
+
+def _node(entry: Any) -> Node:  # noqa: ANN401
+    flags = entry.get_file_attribute_flags()
+    problem = ""
+    kind = stat.S_IFDIR | 0o755 if entry.has_directory_entries_index() else stat.S_IFREG | 0o644
+    if flags & _REPARSE:
+        try:
+            is_link = entry.get_symbolic_link_target() is not None
+        except OSError:
+            is_link = False
+        if is_link:
+            kind = stat.S_IFLNK | 0o777
+        elif stat.S_ISREG(kind):
+            problem = "a reparse point: deduplicated, compressed by Windows, or kept elsewhere"
+    elif flags & _ENCRYPTED and stat.S_ISREG(kind):
+        problem = "encrypted by Windows (EFS)"
+    return Node(
+        entry.get_file_reference() & _RECORD,
+        kind,
+        0 if stat.S_ISDIR(kind) else entry.get_size(),
+        0,  # hard links are found by their ids; counting them would read every record
+        0,
+        0,
+        _time(entry.get_modification_time_as_integer()),
+        _time(entry.get_access_time_as_integer()),
+        _time(entry.get_entry_modification_time_as_integer()),
+        _time(entry.get_creation_time_as_integer()),
+        0,
+        0,
+        problem,
+    )
+
+
+def _time(units: int) -> int:
+    """Hostile values too must fit into 64 bits."""
+    nanoseconds = (units - _EPOCH) * 100 if units else 0
+    return nanoseconds if abs(nanoseconds) < 1 << 63 else 0

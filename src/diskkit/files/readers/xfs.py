@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""XFS, through libfsxfs."""
+
+from __future__ import annotations
+
+import stat
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pyfsxfs
+
+from diskkit.errors import FormatError
+from diskkit.files.filesystem import NO_TIME, Extent, Node
+from diskkit.files.readers.libyal import LibraryReader, each_entry, judged, lost, reason, try_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diskkit.interfaces import Readable
+
+_PROBE = 512
+"""Bytes of an extent that are read both ways."""
+_NO_NAME = "its name is not UTF-8, and the reader cannot give it"
+
+
+class Reader(LibraryReader):
+    """An XFS filesystem. Names that are not UTF-8 are listed as ?NUMBER, with a problem."""
+
+    def __init__(self, kind: str, volume: Readable) -> None:
+        """Open it."""
+        super().__init__(kind, volume, pyfsxfs)
+        self._groups = _Groups(volume)
+        with judged(kind, "root directory"):
+            self.root = self.library_volume.get_root_directory().get_inode_number()
+
+    def _open(self, id: int) -> Any:  # noqa: ANN401
+        return self.library_volume.get_file_entry_by_inode(id)
+
+    def scandir(self, id: int) -> Iterator[tuple[bytes, Node]]:
+        folder = self.entry(id)
+        with judged(self.kind, f"directory {id}"):
+            count = folder.get_number_of_sub_file_entries()
+        for number, entry, problem in each_entry(count, folder.get_sub_file_entry):
+            if entry is None:
+                yield b"?%d" % number, lost(problem)
+                continue
+            name = try_name(entry)
+            try:
+                node = _node(entry)
+            except OSError as error:
+                node = lost(reason(error))
+            if name is None:
+                yield b"?%d" % node.id, node._replace(problem=_NO_NAME)
+            else:
+                yield name.encode("utf-8", "surrogatepass"), node
+
+    def lookup(self, id: int, name: bytes) -> Node | None:
+        """By reading on: the library's own search fails on small directories (20260901)."""
+        for other, node in self.scandir(id):
+            if other == name:
+                return node
+        return None
+
+    def stat(self, id: int) -> Node:
+        with judged(self.kind, f"file {id}"):
+            return _node(self.entry(id))
+
+    def readlink(self, id: int) -> bytes:
+        with judged(self.kind, f"link {id}"):
+            target: str | None = self.entry(id).get_symbolic_link_target()
+        return (target or "").encode("utf-8", "surrogatepass")
+
+    def xattrs(self, id: int) -> dict[bytes, bytes]:
+        entry = self.entry(id)
+        found = {}
+        with judged(self.kind, f"attributes of {id}"):
+            for number in range(entry.get_number_of_extended_attributes()):
+                attribute = entry.get_extended_attribute(number)
+                size = attribute.get_size()
+                value = attribute.read_buffer_at_offset(size, 0) if size else b""
+                found[attribute.get_name().encode("utf-8", "surrogatepass")] = value
+        return found
+
+    def extents(self, id: int, stream: str = "") -> list[Extent] | None:
+        source = self.content(id, stream)
+        found = self.library_extents(source, source.get_size())
+        if found is None:
+            return None
+        placed = []
+        at = 0
+        for extent in found:
+            place = extent.offset
+            if place >= 0:
+                place = self._groups.place(extent.offset)
+                if place != extent.offset and not self._agrees(source, at, place, extent.length):
+                    return None
+            placed.append(Extent(extent.length, place))
+            at += extent.length
+        return placed
+
+    def _agrees(self, source: Any, at: int, place: int, length: int) -> bool:  # noqa: ANN401
+        """Whether the library reads the same there: should it mend its offsets, ours are wrong."""
+        length = min(length, _PROBE)
+        if place + length > self.volume.size:
+            return False
+        buffer = bytearray(length)
+        self.volume.read_into(place, memoryview(buffer))
+        with judged(self.kind, "extents"):
+            return bool(source.read_buffer_at_offset(length, at) == buffer)
+
+
+class _Groups:
+    """Where blocks lie: the upper bits of a number are the group's, and groups are no power of two.
+
+    libfsxfs (20260901) gives the number times the size of a block.
+    """
+
+    def __init__(self, volume: Readable) -> None:
+        raw = bytearray(128)
+        if volume.size >= len(raw):
+            volume.read_into(0, memoryview(raw))
+        self.block: int = struct.unpack_from(">I", raw, 4)[0]
+        self.blocks: int = struct.unpack_from(">I", raw, 84)[0]
+        self.log: int = raw[124]
+        if not 512 <= self.block <= 65536 or not self.blocks or self.log > 32:
+            raise FormatError(
+                "not those of allocation groups",
+                structure="XFS superblock",
+                field="blocks",
+                value=(self.block, self.blocks, self.log),
+            )
+
+    def place(self, offset: int) -> int:
+        """Byte of the volume, for what the library calls the offset."""
+        number, inside = divmod(offset, self.block)
+        group, number = number >> self.log, number & (1 << self.log) - 1
+        return (group * self.blocks + number) * self.block + inside
+
+
+def _node(entry: Any) -> Node:  # noqa: ANN401
+    mode = entry.get_file_mode()
+    device = None
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        device = entry.get_device_number()
+    major, minor = device or (0, 0)
+    created = entry.get_creation_time_as_integer()
+    return Node(
+        entry.get_inode_number(),
+        mode,
+        entry.get_size(),
+        entry.get_number_of_links(),
+        entry.get_owner_identifier(),
+        entry.get_group_identifier(),
+        entry.get_modification_time_as_integer(),
+        entry.get_access_time_as_integer(),
+        entry.get_inode_change_time_as_integer(),
+        NO_TIME if created is None else created,
+        major,
+        minor,
+    )

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages between the process that reads a filesystem and the one that reads the disk.
+
+A message is a letter, a length and that many bytes. Nothing in it can run code: numbers in fixed
+places, and JSON. What comes from the reader's side is believed no more than the image is.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING, Any
+
+from diskkit.errors import FormatError
+from diskkit.files.filesystem import Extent, Node
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Iterator
+
+MAX_MESSAGE = 32 << 20
+CALL, DATA, FAILED = b"C", b"D", b"X"
+"""To the reader: do this; the bytes you asked for; they cannot be had."""
+READ, ANSWER, BYTES, ERROR = b"R", b"A", b"B", b"E"
+"""From it: give me these bytes; the answer as JSON, as bytes; it cannot be done."""
+
+RANGE = struct.Struct("<QI")
+MAX_READ = 16 << 20
+
+_HEAD = struct.Struct("<cI")
+_NODE = struct.Struct("<QIqIIIqqqqIIHH")
+_EXTENT = struct.Struct("<qq")
+
+
+def send(peer: socket.socket, kind: bytes, *parts: bytes | bytearray | memoryview) -> None:
+    """One message."""
+    head = _HEAD.pack(kind, sum(map(len, parts)))
+    if sum(map(len, parts)) < 1 << 16:
+        peer.sendall(b"".join((head, *parts)))
+        return
+    peer.sendall(head)
+    for part in parts:
+        peer.sendall(part)
+
+
+def receive(peer: socket.socket) -> tuple[bytes, bytearray]:
+    """One message. Raises `EOFError` when the other side has gone."""
+    kind, length = _HEAD.unpack(_exactly(peer, _HEAD.size))
+    if length > MAX_MESSAGE:
+        raise FormatError(f"a message of {length} bytes", structure="filesystem reader")
+    return kind, _exactly(peer, length)
+
+
+def _exactly(peer: socket.socket, length: int) -> bytearray:
+    buffer = bytearray(length)
+    view = memoryview(buffer)
+    while view:
+        count = peer.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return buffer
+
+
+def pack_json(value: object) -> bytes:
+    """Numbers, lists and text; bytes travel as text of one letter each."""
+    return json.dumps(value).encode()
+
+
+def unpack_json(raw: bytes | bytearray) -> Any:  # noqa: ANN401 - whatever it says; callers judge it
+    """Raises `FormatError`."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"not JSON: {error}", structure="filesystem reader") from None
+
+
+def pack_nodes(rows: Iterable[tuple[bytes, Node]]) -> bytes:
+    """Directory entries."""
+    pack = _NODE.pack
+    parts: list[bytes] = []
+    for name, node in rows:
+        problem = node[12].encode("utf-8", "replace")[:400] if node[12] else b""
+        parts += (pack(*node[:12], len(name), len(problem)), name, problem)
+    return b"".join(parts)
+
+
+def unpack_nodes(raw: bytearray) -> Iterator[tuple[bytes, Node]]:
+    """What `pack_nodes` made; or a `FormatError`."""
+    at, size, width = 0, len(raw), _NODE.size
+    unpack = _NODE.unpack_from
+    view = bytes(raw)
+    while at < size:
+        if at + width > size:
+            raise FormatError("entries break off", structure="filesystem reader")
+        *fields, name_length, problem_length = unpack(view, at)
+        at += width
+        end = at + name_length + problem_length
+        if end > size:
+            raise FormatError("entries break off", structure="filesystem reader")
+        name = view[at : at + name_length]
+        problem = view[at + name_length : end].decode("utf-8", "replace") if problem_length else ""
+        at = end
+        yield name, Node._make((*fields, problem))
+
+
+def pack_extents(extents: Iterable[Extent]) -> bytes:
+    """Extents."""
+    return b"".join(_EXTENT.pack(*extent) for extent in extents)
+
+
+def unpack_extents(raw: bytearray) -> list[Extent]:
+    """What `pack_extents` made; or a `FormatError`."""
+    if len(raw) % _EXTENT.size:
+        raise FormatError("extents break off", structure="filesystem reader")
+    return [Extent(*row) for row in _EXTENT.iter_unpack(raw)]

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fills an NTFS volume through libntfs-3g; run as a program: ntfs_fill.py IMAGE FOLDER.
+
+Needs no root and no mount. Copies the tree of FOLDER: folders, files (holes too, as sparse files
+cannot be made this way they are written as zeros), hard links; `NAME:STREAM` beside a file is an
+alternate data stream of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+import sys
+from pathlib import Path
+
+_FILE, _FOLDER = 0o100000, 0o040000
+_DATA = 0x80
+
+
+class Library:
+    """The few functions needed, with their types."""
+
+    def __init__(self) -> None:
+        name = ctypes.util.find_library("ntfs-3g")
+        if name is None:
+            raise SystemExit("no libntfs-3g")
+        self.c = c = ctypes.CDLL(name, use_errno=True)
+        pointer, text = ctypes.c_void_p, ctypes.c_char_p
+        wide, number, long = ctypes.c_char_p, ctypes.c_uint32, ctypes.c_int64
+        for function, result, arguments in (
+            ("ntfs_mount", pointer, [text, ctypes.c_ulong]),
+            ("ntfs_umount", ctypes.c_int, [pointer, ctypes.c_int]),
+            ("ntfs_pathname_to_inode", pointer, [pointer, pointer, text]),
+            ("ntfs_create", pointer, [pointer, number, wide, ctypes.c_uint8, number]),
+            ("ntfs_link", ctypes.c_int, [pointer, pointer, wide, ctypes.c_uint8]),
+            ("ntfs_inode_close", ctypes.c_int, [pointer]),
+            ("ntfs_inode_close_in_dir", ctypes.c_int, [pointer, pointer]),
+            ("ntfs_attr_open", pointer, [pointer, number, wide, number]),
+            ("ntfs_attr_add", ctypes.c_int, [pointer, number, wide, ctypes.c_uint8, pointer, long]),
+            ("ntfs_attr_pwrite", long, [pointer, long, long, text]),
+            ("ntfs_attr_close", None, [pointer]),
+        ):
+            f = getattr(c, function)
+            f.restype, f.argtypes = result, arguments
+
+
+def fail(what: str) -> SystemExit:
+    return SystemExit(f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+def fill(image: str, folder: Path) -> None:
+    c = Library().c
+    volume = c.ntfs_mount(image.encode(), 0)
+    if not volume:
+        raise fail(image)
+    seen: dict[int, str] = {}
+    for path in sorted(folder.rglob("*"), key=lambda p: (p.name.count(":"), str(p))):
+        inside = "/" + str(path.relative_to(folder))
+        if ":" in path.name:
+            _stream(c, volume, inside, path)
+            continue
+        name = path.name.encode("utf-16-le")
+        parent = c.ntfs_pathname_to_inode(volume, None, str(Path(inside).parent).encode())
+        inode = path.stat().st_ino
+        if not path.is_dir() and inode in seen:
+            node = c.ntfs_pathname_to_inode(volume, None, seen[inode].encode())
+            if c.ntfs_link(node, parent, name, len(name) // 2):
+                raise fail(inside)
+        else:
+            kind = _FOLDER if path.is_dir() else _FILE
+            node = c.ntfs_create(parent, 0, name, len(name) // 2, kind)
+            if not node:
+                raise fail(inside)
+            if path.is_file():
+                seen[inode] = inside
+                _put(c, node, b"", path.read_bytes())
+        # Closed on its own it would open the parent a second time, and spoil its index.
+        if c.ntfs_inode_close_in_dir(node, parent) or c.ntfs_inode_close(parent):
+            raise fail(inside)
+    if c.ntfs_umount(volume, 0):
+        raise fail(image)
+
+
+def _stream(c: ctypes.CDLL, volume: int, inside: str, path: Path) -> None:
+    owner, _, stream = inside.rpartition(":")
+    node = c.ntfs_pathname_to_inode(volume, None, owner.encode())
+    name = stream.encode("utf-16-le")
+    if not node or c.ntfs_attr_add(node, _DATA, name, len(name) // 2, None, 0):
+        raise fail(inside)
+    _put(c, node, name, path.read_bytes())
+    c.ntfs_inode_close(node)
+
+
+def _put(c: ctypes.CDLL, node: int, name: bytes, content: bytes) -> None:
+    attribute = c.ntfs_attr_open(node, _DATA, name, len(name) // 2)
+    if not attribute or c.ntfs_attr_pwrite(attribute, 0, len(content), content) != len(content):
+        raise fail("write")
+    c.ntfs_attr_close(attribute)
+
+
+if __name__ == "__main__":
+    fill(sys.argv[1], Path(sys.argv[2]))

@@ -122,12 +122,8 @@ class _Below:
         return self._disk.read(offset, n).ljust(length, b"\0") if n else bytes(length)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """The same into a buffer."""
-        n = max(0, min(len(buffer), self._disk.size - offset))
-        if n:
-            self._disk.read_into(offset, buffer[:n])
-        if n < len(buffer):
-            buffer[n:] = bytes(len(buffer) - n)
+        """What is read by users never reaches behind the disk's end."""
+        self._disk.read_into(offset, buffer)
 
     def tables(self, offset: int, length: int) -> Iterator[RunTable]:
         """What the disk has; behind its end nothing is."""

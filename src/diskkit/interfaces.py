@@ -196,12 +196,9 @@ class BlockWriter(ABC):
         """From now on these grains lie at `position`, where their bytes have been written."""
         raise NotImplementedError
 
-    @abstractmethod
-    def clear(self, first: int, hide: NDArray[np.bool_], *, give_back: bool) -> None:
-        """The grains from number `first` are zeros: hiding a parent's where `hide` says so.
-
-        `give_back` the room they took, where that is a choice.
-        """
+    def clear(self, first: int, hide: NDArray[np.bool_]) -> None:
+        """The grains from number `first` are zeros: hiding a parent's where `hide` says so."""
+        raise NotImplementedError
 
     @abstractmethod
     def commit(self) -> None:

@@ -143,7 +143,7 @@ class LiveChain(Chain):
             self._write_zeros(extent, writer, inside, low)
             for first in range(low // grain, high // grain, _CLEARED):
                 last = min(high // grain, first + _CLEARED)
-                self._clear(extent, writer, first, last - first, give_back=give_back)
+                self._clear(extent, writer, first, last - first)
             self._write_zeros(extent, writer, max(high, inside), end)
 
     def clears(self, offset: int, length: int) -> bool:
@@ -279,7 +279,7 @@ class LiveChain(Chain):
             empty = np.flatnonzero(~filled & ~here)
             for run in np.split(empty, np.flatnonzero(np.diff(empty) != 1) + 1):
                 if len(run):
-                    writer.clear(first + int(run[0]), hide[run], give_back=False)
+                    writer.clear(first + int(run[0]), hide[run])
 
     def _holds_below(
         self, extent: Extent, writer: BlockWriter, first: int, count: int
@@ -301,14 +301,12 @@ class LiveChain(Chain):
                 held[low:high] = True
         return held
 
-    def _clear(
-        self, extent: Extent, writer: BlockWriter, first: int, count: int, *, give_back: bool
-    ) -> None:
+    def _clear(self, extent: Extent, writer: BlockWriter, first: int, count: int) -> None:
         """Whole grains become zeros."""
         with self._change:
             hide = self._holds_below(extent, writer, first, count)
             if writer.hides or not hide.any():
-                writer.clear(first, hide, give_back=give_back)
+                writer.clear(first, hide)
                 if writer.full:
                     writer.commit()
                 return

@@ -434,28 +434,54 @@ def test_what_may_not_grow(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("kind", ["monolithicSparse", "monolithicFlat"])
-def test_change_tracking_ends_with_a_warning(tmp_path: Path, kind: str) -> None:
+def _track(path: Path) -> None:
     from diskkit.formats.vmdk import edit, redescribe
     from diskkit.open import open_links
 
-    path = tmp_path / "disk.vmdk"
-    diskkit.create_disk(path, MIB, kind)
     link = open_links(path, policy=diskkit.OpenPolicy(writable=True))[0]
     assert link.descriptor is not None
     keys = {"version": "3", "changeTrackPath": "disk-ctk.vmdk"}
     redescribe.replace(link, edit.edited(link.descriptor, header=keys))
     link.close()
+
+
+def _tracking(path: Path) -> tuple[int, str | None]:
+    from diskkit.open import open_links
+
+    link = open_links(path)[0]
+    link.close()
+    assert link.descriptor is not None
+    return link.descriptor.version, link.descriptor.change_track_path
+
+
+def test_a_commit_ends_the_parents_change_tracking_with_a_warning(tmp_path: Path) -> None:
+    base, leaf = tmp_path / "disk.vmdk", tmp_path / "child.vmdk"
+    diskkit.create_disk(base, MIB)
+    _track(base)
+    diskkit.create_child(base, leaf)
+    with diskkit.open_disk(leaf, writable=True) as disk:
+        disk.write(0, b"new")
+    assert _tracking(base) == (3, "disk-ctk.vmdk")
+    said: list[str] = []
+    diskkit.commit(leaf, policy=diskkit.OpenPolicy(warn=said.append))
+    assert len(said) == 1
+    assert "disk-ctk.vmdk" in said[0]
+    assert _tracking(base) == (1, None)
+    assert _content(base)[:3] == b"new"
+
+
+@pytest.mark.parametrize("kind", ["monolithicSparse", "monolithicFlat"])
+def test_change_tracking_ends_with_a_warning(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "disk.vmdk"
+    diskkit.create_disk(path, MIB, kind)
+    _track(path)
     said: list[str] = []
     diskkit.shrink(path, policy=diskkit.OpenPolicy(warn=said.append))
     assert said == []
     diskkit.grow(path, 2 * MIB, policy=diskkit.OpenPolicy(warn=said.append))
     assert len(said) == 1
     assert "disk-ctk.vmdk" in said[0]
-    link = open_links(path)[0]
-    assert link.descriptor is not None
-    assert (link.descriptor.version, link.descriptor.change_track_path) == (1, None)
-    link.close()
+    assert _tracking(path) == (1, None)
     _healthy(path, bytes(2 * MIB))
 
 

@@ -327,10 +327,8 @@ def _new_text(
     header, ddb = edit.new_content_id(found)
     if update_geometry and (cylinders := _cylinders(found, size)):
         ddb["geometry.cylinders"] = str(cylinders)
+    header |= edit.untracked(found)
     if found.change_track_path is not None:
-        header["changeTrackPath"] = None
-        if found.version == 3:
-            header["version"] = "1"
         text = f"its change tracking ({found.change_track_path}) ends: it does not fit any more"
         policy.warning(f"{link.path}: {text}")
     return edit.edited(found, header=header, ddb=ddb, extents=lines)

@@ -93,7 +93,7 @@ def commit(
             done = _move_down(child, target, threads, progress)
             target.flush()
             remove_link(child, policy)
-            _adopt(parents[0], child)
+            _adopt(parents[0], child, policy)
         finally:
             target.close()
     finally:
@@ -222,7 +222,7 @@ def _joined(piece: RunTable) -> Iterator[tuple[int, int]]:
     return zip(starts[first].tolist(), ends[last].tolist(), strict=True)
 
 
-def _adopt(parent: Link, child: Link) -> None:
+def _adopt(parent: Link, child: Link, policy: OpenPolicy) -> None:
     """The parent has the child's content now, so it takes its content ID; tracking ends."""
     mine, its = parent.descriptor, child.descriptor
     assert mine is not None
@@ -233,11 +233,11 @@ def _adopt(parent: Link, child: Link) -> None:
     if any(key.lower() == "longcontentid" for key in mine.ddb):
         fallback = edit.new_content_id(mine).ddb["longContentID"] or ""
         ddb["longContentID"] = keys.get("longcontentid") or fallback[:24] + f"{its.cid:08x}"
-    if mine.change_track_path is not None:
-        header["changeTrackPath"] = None
-        if mine.version == 3:
-            header["version"] = "1"
+    header |= edit.untracked(mine)
     redescribe.replace(parent, edit.edited(mine, header=header, ddb=ddb))
+    if mine.change_track_path is not None:
+        text = f"its change tracking ({mine.change_track_path}) ends: it does not know the child's"
+        policy.warning(f"{parent.path}: {text}")
 
 
 def _make_base(links: list[Link]) -> None:

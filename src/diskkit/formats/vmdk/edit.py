@@ -27,6 +27,16 @@ _TRACKING = "changetrackpath"
 _TRACKING_TITLE = "# change tracking file"
 
 
+def untracked(found: Descriptor) -> dict[str, str | None]:
+    """What ends a disk's change tracking, if it has any (vmdk-formats, 4.2).
+
+    A tracking file is VMware's to write: one that misses changes is worse than none.
+    """
+    if found.change_track_path is None:
+        return {}
+    return {"changeTrackPath": None} | ({"version": "1"} if found.version == 3 else {})
+
+
 class Changes(NamedTuple):
     """What `edited` is to change: keys and their values, None for a key to remove."""
 

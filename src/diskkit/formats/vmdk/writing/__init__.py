@@ -53,10 +53,7 @@ def renewal(link: Link, policy: OpenPolicy) -> Callable[[], None]:
         found = link.descriptor
         assert found is not None
         header, ddb = edit.new_content_id(found)
-        if found.change_track_path is not None:
-            header["changeTrackPath"] = None
-            if found.version == 3:
-                header["version"] = "1"
+        header |= edit.untracked(found)
         tracked = found.change_track_path
         redescribe.replace(link, edit.edited(found, header=header, ddb=ddb))
         if tracked is not None:

@@ -11,9 +11,6 @@ from diskkit.interfaces import BlockWriter, WritableStorage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from diskkit.formats.link import Extent, Link
     from diskkit.interfaces import OpenPolicy
     from diskkit.table import RunTable
@@ -39,14 +36,6 @@ class FlatWriter(BlockWriter):
     def scan(self, offset: int, length: int) -> RunTable:
         """What the filesystem says now."""
         return self._map.scan(offset, length)
-
-    def clear(self, first: int, hide: NDArray[np.bool_], *, give_back: bool) -> None:
-        """The filesystem makes zeros."""
-        self.erase(first, len(hide), give_back=give_back)
-
-    def erase(self, offset: int, length: int, *, give_back: bool) -> None:
-        """The same without a column as long as the range."""
-        self.storage.erase(self._base + offset, length, give_back=give_back)
 
     def commit(self) -> None:
         """The file is all there is."""

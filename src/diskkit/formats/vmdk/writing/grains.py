@@ -291,7 +291,7 @@ class GrainWriter(BlockWriter):
         """Let the judge of entries know how long the file is now."""
         self.scheme.size = self.storage.size
 
-    def clear(self, first: int, hide: NDArray[np.bool_], *, give_back: bool) -> None:
+    def clear(self, first: int, hide: NDArray[np.bool_]) -> None:
         """Entries become zeros or nothing; where they already are, nothing happens."""
         places = self.column(first, len(hide))
         wanted = np.where(hide, np.int64(ZEROS), np.int64(NOTHING))

@@ -73,6 +73,8 @@ class Disk(Closing, ABC):
     """Whether it was opened for writing."""
     granularity = 1
     """Bytes in which room is given to it and taken back; 1 where there is no such unit."""
+    parallel = 1
+    """Callers that it serves faster at once than one by one: more where each waits for others."""
 
     # --- what a kind of disk says -------------------------------------------------------------
 

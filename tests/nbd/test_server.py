@@ -7,7 +7,7 @@ import random
 import socket
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, Thread
+from threading import Barrier, Event, Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,21 +44,26 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "disk.vmdk"
 
 
-@pytest.fixture(scope="module")
-def path(image: Path) -> Iterator[str]:
-    with diskkit.open_disk(image) as disk, serving({"": disk}) as found:
-        yield found
+@pytest.fixture(scope="module", params=[1, 4], ids=["one-by-one", "pooled"])
+def path(request: pytest.FixtureRequest, image: Path) -> Iterator[str]:
+    with diskkit.open_disk(image) as disk:
+        disk.parallel = request.param
+        with serving({"": disk}) as found:
+            yield found
 
 
-@pytest.fixture
-def changing(tmp_path: Path) -> Iterator[tuple[Disk, str, bytearray]]:
+@pytest.fixture(params=[1, 4], ids=["one-by-one", "pooled"])
+def changing(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[Disk, str, bytearray]]:
     """A disk of grains, open for writing and served, and what it holds."""
     diskkit.create_disk(tmp_path / "new.vmdk", SIZE, "monolithicSparse")
     with (
         diskkit.open_disk(tmp_path / "new.vmdk", writable=True) as disk,
-        serving({"": disk}) as found,
     ):
-        yield disk, found, bytearray(SIZE)
+        disk.parallel = request.param
+        with serving({"": disk}) as found:
+            yield disk, found, bytearray(SIZE)
 
 
 class MemoryDisk(Disk):
@@ -72,6 +77,7 @@ class MemoryDisk(Disk):
         self.error: Exception = StorageError("memory", "is bad there", errno=5)
         self.flushed = 0
         self.gate: Event | None = None
+        self.together: Barrier | None = None
 
     @property
     def info(self) -> DiskInfo:
@@ -84,6 +90,8 @@ class MemoryDisk(Disk):
     def _touch(self, offset: int, length: int) -> None:
         if self.gate is not None:
             assert self.gate.wait(30)
+        if self.together is not None:
+            self.together.wait(30)
         if offset < self.bad.stop and offset + length > self.bad.start:
             raise self.error
 
@@ -148,15 +156,19 @@ def test_reads_of_nothing(path: str) -> None:
         assert client.chunks() == [(p.NONE, b"")]
 
 
-def test_many_requests_at_once_are_answered_in_turn(path: str) -> None:
+def test_many_requests_at_once_are_all_answered(path: str) -> None:
     dice = random.Random(3)
     places = [(dice.randrange(SIZE - 70_000), dice.randrange(1, 70_000)) for _ in range(300)]
     with wire(path, GO) as client:
-        packed = [p.Request(0, p.READ, 77, at, count).pack() for at, count in places]
+        packed = [p.Request(0, p.READ, n, *place).pack() for n, place in enumerate(places)]
         sender = Thread(target=client.send, args=packed)
         sender.start()
-        for at, count in places:
-            assert client.simple(count) == (0, CONTENT[at : at + count])
+        missing = dict(enumerate(places))
+        while missing:
+            _, error, handle = p.SIMPLE.unpack(client.take(p.SIMPLE.size))
+            at, count = missing.pop(handle)
+            assert error == 0
+            assert client.take(count) == CONTENT[at : at + count]
         sender.join()
 
 
@@ -303,8 +315,10 @@ def test_zeros_and_trims(changing: tuple[Disk, str, bytearray]) -> None:
     assert disk.read(0, SIZE) == content
 
 
-def test_flushes_and_forced_writes() -> None:
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_flushes_and_forced_writes(parallel: int) -> None:
     disk = MemoryDisk(bytes(SIZE))
+    disk.parallel = parallel
     with serving({"": disk}) as path, wire(path, GO) as client:
         for command, length, flags, flushes in (
             (p.WRITE, 10, 0, 0),
@@ -322,6 +336,7 @@ def test_flushes_and_forced_writes() -> None:
 # --- disks that fail ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("parallel", [1, 4])
 @pytest.mark.parametrize(
     ("error", "number", "text"),
     [
@@ -333,8 +348,11 @@ def test_flushes_and_forced_writes() -> None:
         (ZeroDivisionError("oops"), p.EIO, "internal error: ZeroDivisionError: oops"),
     ],
 )
-def test_errors_of_the_disk_are_answered(error: Exception, number: int, text: str) -> None:
+def test_errors_of_the_disk_are_answered(
+    error: Exception, number: int, text: str, parallel: int
+) -> None:
     disk = MemoryDisk(bytes(SIZE))
+    disk.parallel = parallel
     disk.bad, disk.error = range(1000, 1001), error
     warnings: list[str] = []
     with (
@@ -377,12 +395,25 @@ def test_a_long_write_that_fails_in_the_middle() -> None:
         assert client.simple(10) == (0, b"x" * 10)
 
 
+def test_a_disk_that_is_far_away_is_asked_for_several_things_at_once() -> None:
+    """Of one client's requests, as many as it has use for: here none is answered before."""
+    disk = MemoryDisk(b"f" * SIZE)
+    disk.parallel, disk.together = 4, Barrier(4)
+    with serving({"": disk}) as path, wire(path, GO) as client:
+        for _ in range(8):
+            client.request(p.READ, 0, 10)
+        for _ in range(8):
+            assert client.simple(10) == (0, b"f" * 10)
+
+
 # --- clients --------------------------------------------------------------------------------------
 
 
-def test_leaving_at_every_byte_of_a_session() -> None:
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_leaving_at_every_byte_of_a_session(parallel: int) -> None:
     """Whatever is under way when a client goes, the server is there for the next one."""
     disk = MemoryDisk(bytes(SIZE))
+    disk.parallel = parallel
     session = b"".join(
         (
             HELLO,
@@ -486,9 +517,11 @@ def test_any_bytes_leave_the_server_whole(path: str, data: bytes) -> None:
                 pass
 
 
-def test_ending_answers_what_was_asked() -> None:
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_ending_answers_what_was_asked(parallel: int) -> None:
     """A request that is being worked on when the server ends is answered, not cut."""
     disk = MemoryDisk(b"z" * SIZE)
+    disk.parallel = parallel
     disk.gate = Event()
     with serving({"": disk}) as path:
         client = Wire(path)

@@ -140,6 +140,7 @@ class OverlayDisk(Disk):
         self.path = below.path
         self.size = below.size
         self.granularity = top.links[0].extents[0].map.granularity
+        self.parallel = below.parallel
         self._below, self._top = below, top
 
     @property

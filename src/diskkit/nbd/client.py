@@ -67,8 +67,8 @@ class NbdDisk(Disk):
         self.granularity = offered.preferred
         self._idle: LifoQueue[Connection | None] = LifoQueue()
         """What callers take; None stands for a connection not made yet."""
-        several = offered.flags & p.CAN_MULTI_CONN
-        for _ in range(_CONNECTIONS - 1 if several else 0):
+        self.parallel = _CONNECTIONS if offered.flags & p.CAN_MULTI_CONN else 1
+        for _ in range(self.parallel - 1):
             self._idle.put(None)
         self._idle.put(first)
         self._blocks = Lock()

@@ -83,7 +83,7 @@ class Session:
                 transmission.run(rest)
         except ProtocolError as error:
             self._warn(f"a client was left: {error}")
-        except (_Left, OSError):
+        except (Left, OSError):
             pass  # It went away, or was sent away: nobody is there to be told.
         except Exception as error:
             self._warn(f"a client was left: internal error: {type(error).__name__}: {error}")
@@ -97,7 +97,7 @@ class Session:
             # Not the method of an encrypted socket, which would go on in the clear.
             socket.socket.shutdown(self._socket, how)
 
-    def _handshake(self) -> tuple[_Transmission, bytes] | None:
+    def _handshake(self) -> tuple[Transmission, bytes] | None:
         exports = {name: served.export for name, served in self._served.items()}
         talk = ServerNegotiation(exports, tls=self._tls is not None)
         deadline = time.monotonic() + _HANDSHAKE_SECONDS
@@ -119,16 +119,21 @@ class Session:
                 talk.secured()
         self._socket.settimeout(None)
         served, agreed = self._served[talk.agreed.name], talk.agreed
-        contexts = tuple(agreed.contexts)
-        run = _Transmission(self._socket, served.disk, agreed.structured, contexts, self._warn)
+        kind = Transmission
+        # An encrypted connection cannot be written to by one thread while another reads from it.
+        if served.disk.parallel > 1 and self._tls is None:
+            from diskkit.nbd.pooled import PooledTransmission
+
+            kind = PooledTransmission
+        run = kind(self._socket, served.disk, agreed.structured, agreed.contexts, self._warn)
         return run, talk.rest
 
 
-class _Left(Exception):
+class Left(Exception):
     """The client has gone."""
 
 
-class _Transmission:
+class Transmission:
     """The requests of one client for one disk."""
 
     def __init__(
@@ -150,7 +155,7 @@ class _Transmission:
         self._link_of: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
 
     def run(self, rest: bytes) -> None:
-        """Answer requests until the client says goodbye. Raises `_Left`, `ProtocolError`."""
+        """Answer requests until the client says goodbye. Raises `Left`, `ProtocolError`."""
         # What came with the handshake is at most what one read of it brought.
         self._in[: len(rest)] = rest
         self._end = len(rest)
@@ -172,7 +177,7 @@ class _Transmission:
             self._begin, self._end = 0, waiting
         n = self._socket.recv_into(self._in[waiting:])
         if not n:
-            raise _Left
+            raise Left
         self._end += n
 
     def _send(self) -> None:
@@ -343,7 +348,7 @@ class _Transmission:
         while have < wanted:
             n = self._socket.recv_into(piece[have:wanted])
             if not n:
-                raise _Left
+                raise Left
             have += n
         return piece[:wanted]
 
@@ -369,7 +374,7 @@ class _Transmission:
                 if begun and alone:
                     # The answer has begun as a success: only hanging up can take that back.
                     self._warn(f"reading failed: {error}")
-                    raise _Left from error
+                    raise Left from error
                 self._fail(handle, error)
                 return
             if not self._structured:
@@ -409,18 +414,23 @@ class _Transmission:
         self._put(p.simple_reply(handle))
 
     def _refuse(self, handle: int, error: int, text: str) -> None:
-        if self._structured:
-            self._put(p.error_chunk(handle, error, text))
-        else:
-            self._put(p.simple_reply(handle, error))
+        self._put(self._refusal(handle, error, text))
 
     def _fail(self, handle: int, error: Exception) -> None:
-        """Answer a request that the disk could not fulfil."""
+        self._put(self._failure(handle, error))
+
+    def _refusal(self, handle: int, error: int, text: str) -> bytes:
+        if self._structured:
+            return p.error_chunk(handle, error, text)
+        return p.simple_reply(handle, error)
+
+    def _failure(self, handle: int, error: Exception) -> bytes:
+        """The answer to a request that the disk could not fulfil."""
         text = str(error)
         if not isinstance(error, DiskkitError):
             text = f"internal error: {type(error).__name__}: {error}"
         self._warn(text)
-        self._refuse(handle, _number(error), text)
+        return self._refusal(handle, _number(error), text)
 
 
 def _number(error: Exception) -> int:

@@ -80,7 +80,12 @@ def on_tmpfs(folder: Path, options: str, after: str = ":") -> list[str]:
 
 def test_missing_files(drive: Drive) -> None:
     missing = [vix.VIX_E_FILE_NOT_FOUND]
-    calls = ("open x.vmdk", "unlink x.vmdk", "rename x.vmdk y.vmdk", "check x.vmdk 0")
+    calls: tuple[str, ...] = (
+        "open x.vmdk",
+        "unlink x.vmdk",
+        "rename x.vmdk y.vmdk",
+        "check x.vmdk 0",
+    )
     calls += ("grow x.vmdk 4096", "clone x.vmdk y.vmdk 1", "create no/x.vmdk 1 128")
     answers = drive.run(*calls, "create d.vmdk 2 128", "open d.vmdk/x.vmdk")
     assert [a.code for a in answers] == missing * 7 + [0] + missing
@@ -101,7 +106,13 @@ def test_no_rights(drive: Drive) -> None:
     (drive.folder / "e.vmdk").chmod(0o444)
     locked = drive.folder / "locked"
     locked.mkdir(mode=0o555)
-    calls = ("open d.vmdk 4", "open d.vmdk", "open e.vmdk", "check d.vmdk 0", "open e.vmdk 4")
+    calls: tuple[str, ...] = (
+        "open d.vmdk 4",
+        "open d.vmdk",
+        "open e.vmdk",
+        "check d.vmdk 0",
+        "open e.vmdk 4",
+    )
     calls += ("create locked/x.vmdk 1 128", "clone e.vmdk locked/x.vmdk 1")
     calls += ("rename e.vmdk locked/e.vmdk",)
     access = vix.VIX_E_FILE_ACCESS_ERROR

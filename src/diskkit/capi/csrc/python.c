@@ -180,8 +180,27 @@ int python_usable(void)
    return started && !forked;
 }
 
+static int is_new_enough(void *library)
+{
+   const char *(*version)(void) = (const char *(*)(void))dlsym(library, "Py_GetVersion");
+   int major = 0, minor = 0;
+   if (version == NULL) {
+      snprintf(why_not, sizeof why_not, "what was loaded is no Python: it has no Py_GetVersion");
+      return 0;
+   }
+   if (sscanf(version(), "%d.%d", &major, &minor) != 2 || major != 3 || minor < 11) {
+      snprintf(why_not, sizeof why_not, "Python 3.11 or newer is needed, this is %.20s", version());
+      return 0;
+   }
+   return 1;
+}
+
 static int load(void *library)
 {
+   /* First, because what else is missing from an old one would tell less. */
+   if (!is_new_enough(library)) {
+      return -1;
+   }
 #define FIND(type, name, arguments)                                                               \
    *(void **)&py.name = dlsym(library, #name);                                                    \
    if (py.name == NULL) {                                                                         \
@@ -193,12 +212,6 @@ static int load(void *library)
    py.none = dlsym(library, "_Py_NoneStruct");
    if (py.none == NULL) {
       snprintf(why_not, sizeof why_not, "this Python has no None");
-      return -1;
-   }
-   int major = 0, minor = 0;
-   if (sscanf(py.Py_GetVersion(), "%d.%d", &major, &minor) != 2 || major != 3 || minor < 11) {
-      snprintf(why_not, sizeof why_not, "Python 3.11 or newer is needed, this is %.20s",
-               py.Py_GetVersion());
       return -1;
    }
    return 0;
@@ -440,6 +453,28 @@ static int start_locked(void)
    return failed;
 }
 
+/* What the program does about its signals. Python's own module for them, when it is loaded, takes
+   SIGINT from a program that had left it alone: ^C would end nothing any more. */
+static struct sigaction dispositions[65];
+
+static void keep_dispositions(void)
+{
+   for (int number = 1; number < 65; number++) {
+      sigaction(number, NULL, &dispositions[number]);
+   }
+}
+
+static void restore_dispositions(void)
+{
+   struct sigaction now;
+   for (int number = 1; number < 65; number++) {
+      if (sigaction(number, NULL, &now) == 0 &&
+          now.sa_handler != dispositions[number].sa_handler) {
+         sigaction(number, &dispositions[number], NULL);
+      }
+   }
+}
+
 VixError python_start(void)
 {
    if (forked) {
@@ -453,10 +488,12 @@ VixError python_start(void)
       sigfillset(&all);
       pthread_sigmask(SIG_SETMASK, &all, &before);
       why_not[0] = 0;
+      keep_dispositions();
       if (start_locked() == 0) {
          __sync_synchronize();
          started = 1;
       }
+      restore_dispositions();
       pthread_sigmask(SIG_SETMASK, &before, NULL);
    }
    pthread_mutex_unlock(&starting);

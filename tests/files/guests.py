@@ -93,9 +93,9 @@ def make_ext(path: Path, source: Path, kind: str, *words: str) -> None:
     run("mke2fs", "-q", "-t", kind, *words, "-d", source, path)
 
 
-def make_xfs(path: Path, source: Path) -> None:
+def make_xfs(path: Path, source: Path, size: int = 300 * MIB) -> None:
     """By a prototype file, which has no quotes: names with blanks cannot be written in it."""
-    blank(path, 300 * MIB)
+    blank(path, size)
     lines = ["/nothing", "0 0", "d--755 0 0"]
 
     def below(folder: Path) -> None:

@@ -97,6 +97,16 @@ class BlockCache(Closing):
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`."""
+        number, inside = divmod(offset, self._block)
+        if inside + length <= self._block and not self._ahead:
+            # The usual case of a filesystem's reader, who does this for every file.
+            with self._lock:
+                content = self._kept.get(number)
+                if content is not None:
+                    self._kept.move_to_end(number)
+                    self._hits += 1
+            if content is not None and 0 <= length <= len(content) - inside:
+                return bytes(memoryview(content)[inside : inside + length])
         buffer = bytearray(length)
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)

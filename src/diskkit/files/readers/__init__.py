@@ -11,7 +11,7 @@ from diskkit.errors import UnsupportedFeature
 
 if TYPE_CHECKING:
     from diskkit.files.filesystem import FileSystem
-    from diskkit.interfaces import Readable
+    from diskkit.filters.cache import BlockCache
 
 READERS = {
     "ext2": ("ext", "pyfsext", "libfsext-python"),
@@ -36,7 +36,7 @@ def check_installed(kind: str) -> None:
         )
 
 
-def open_reader(kind: str, volume: Readable) -> FileSystem:
+def open_reader(kind: str, volume: BlockCache) -> FileSystem:
     """The reader of a kind, over a volume. It parses the volume in this very process."""
     module, _, _ = READERS[kind]
     opened: FileSystem = import_module(f"diskkit.files.readers.{module}").Reader(kind, volume)

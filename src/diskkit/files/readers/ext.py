@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diskkit.files.filesystem import Extent, Node
-    from diskkit.interfaces import Readable
+    from diskkit.filters.cache import BlockCache
 
 MAX_TARGET = 65536
 _STEP = 1 << 20
@@ -26,7 +26,7 @@ class Reader(LibraryReader):
 
     root = ROOT
 
-    def __init__(self, kind: str, volume: Readable) -> None:
+    def __init__(self, kind: str, volume: BlockCache) -> None:
         """Open it."""
         super().__init__(kind, volume, pyfsext)
         self.table = InodeTable(volume)
@@ -64,10 +64,9 @@ class Reader(LibraryReader):
                 raise FormatError("lies outside of the volume", structure=f"directory {id}")
             for begin in range(0, extent.length, _STEP):
                 step = min(_STEP, extent.length - begin)
-                buffer = bytearray(step)
-                self.volume.read_into(extent.offset + begin, memoryview(buffer))
+                content = self.volume.read(extent.offset + begin, step)
                 for at in range(0, step - size + 1, size):
-                    yield from entries(bytes(buffer[at : at + size]))
+                    yield from entries(content[at : at + size])
 
     def _inline_names(self, id: int) -> Iterator[tuple[bytes, int]]:
         """The first four bytes are the parent's number; `.` and `..` are not there."""

@@ -18,7 +18,7 @@ from diskkit.files.filesystem import NO_TIME, Node
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from diskkit.interfaces import Readable
+    from diskkit.filters.cache import BlockCache
 
 ROOT = 2
 _META_BG, _64BIT, _RECOVER = 0x10, 0x80, 0x4
@@ -52,9 +52,9 @@ def _wrong(field: str, value: object, rule: str) -> FormatError:
 
 
 class InodeTable:
-    """Finds inodes. The volume should be a cache."""
+    """Finds inodes."""
 
-    def __init__(self, volume: Readable) -> None:
+    def __init__(self, volume: BlockCache) -> None:
         """Read the superblock; judge what is used of it."""
         self.volume = volume
         block = self._read(1024, 1024)
@@ -87,9 +87,7 @@ class InodeTable:
                 f"bytes {offset} to {offset + length} are outside of the volume",
                 structure="ext filesystem",
             )
-        buffer = bytearray(length)
-        self.volume.read_into(offset, memoryview(buffer))
-        return bytes(buffer)
+        return self.volume.read(offset, length)
 
     def _group(self, number: int) -> int:
         """Byte at which the inodes of a group begin."""

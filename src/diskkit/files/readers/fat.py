@@ -20,7 +20,7 @@ from diskkit.files.readers.libyal import LibraryReader, each_entry, judged, lost
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from diskkit.interfaces import Readable
+    from diskkit.filters.cache import BlockCache
 
 _READ_ONLY, _LABEL, _FOLDER = 0x01, 0x08, 0x10
 _SECOND = 1_000_000_000
@@ -31,7 +31,7 @@ class Reader(LibraryReader):
 
     root = 0
 
-    def __init__(self, kind: str, volume: Readable) -> None:
+    def __init__(self, kind: str, volume: BlockCache) -> None:
         """Open it."""
         super().__init__(kind, volume, pyfsfat)
 
@@ -90,8 +90,7 @@ class Reader(LibraryReader):
             kind &= ~0o222
         if id < 0 or id + 32 > self.volume.size:
             raise FormatError("lies outside of the volume", structure="FAT entry", value=id)
-        row = bytearray(32)
-        self.volume.read_into(id, memoryview(row))
+        row = self.volume.read(id, 32)
         tenths, born_at, born, seen = struct.unpack_from("<BHHH", row, 13)
         changed_at, changed = struct.unpack_from("<HH", row, 22)
         mtime = _time(changed, changed_at)

@@ -14,7 +14,7 @@ from diskkit.files.filesystem import NO_TIME, Extent, FileSystem, Node
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from diskkit.interfaces import Readable
+    from diskkit.filters.cache import BlockCache
 
 MAX_EXTENTS = 1_000_000
 """Extents of one file that are listed; a file in more pieces is read through the library."""
@@ -25,17 +25,16 @@ _SPARSE = 1
 class VolumeFile:
     """A volume as the file object that the libraries ask for."""
 
-    def __init__(self, volume: Readable) -> None:
+    def __init__(self, volume: BlockCache) -> None:
         self._volume = volume
         self._at = 0
 
     def read(self, length: int) -> bytes:
         """The next bytes."""
         length = max(0, min(length, self._volume.size - self._at))
-        buffer = bytearray(length)
-        self._volume.read_into(self._at, memoryview(buffer))
+        content = self._volume.read(self._at, length)
         self._at += length
-        return bytes(buffer)
+        return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move."""
@@ -66,7 +65,7 @@ def judged(kind: str, what: str) -> Iterator[None]:
 class LibraryReader(FileSystem):
     """A `FileSystem` over one of the libraries; they all look alike."""
 
-    def __init__(self, kind: str, volume: Readable, library: Any) -> None:  # noqa: ANN401
+    def __init__(self, kind: str, volume: BlockCache, library: Any) -> None:  # noqa: ANN401
         """Open it. `library` is the module."""
         self.kind = kind
         self.volume = volume

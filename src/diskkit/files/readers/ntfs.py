@@ -15,7 +15,7 @@ from diskkit.files.readers.libyal import LibraryReader, each_entry, judged, lost
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from diskkit.interfaces import Readable
+    from diskkit.filters.cache import BlockCache
 
 ROOT = 5
 FIRST_OWN = 24
@@ -32,7 +32,7 @@ class Reader(LibraryReader):
 
     root = ROOT
 
-    def __init__(self, kind: str, volume: Readable) -> None:
+    def __init__(self, kind: str, volume: BlockCache) -> None:
         """Open it."""
         super().__init__(kind, volume, pyfsntfs)
 

@@ -16,7 +16,7 @@ from diskkit.files.readers.libyal import LibraryReader, each_entry, judged, lost
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from diskkit.interfaces import Readable
+    from diskkit.filters.cache import BlockCache
 
 _PROBE = 512
 """Bytes of an extent that are read both ways."""
@@ -26,7 +26,7 @@ _NO_NAME = "its name is not UTF-8, and the reader cannot give it"
 class Reader(LibraryReader):
     """An XFS filesystem. Names that are not UTF-8 are listed as ?NUMBER, with a problem."""
 
-    def __init__(self, kind: str, volume: Readable) -> None:
+    def __init__(self, kind: str, volume: BlockCache) -> None:
         """Open it."""
         super().__init__(kind, volume, pyfsxfs)
         self._groups = _Groups(volume)
@@ -103,10 +103,9 @@ class Reader(LibraryReader):
         length = min(length, _PROBE)
         if place + length > self.volume.size:
             return False
-        buffer = bytearray(length)
-        self.volume.read_into(place, memoryview(buffer))
         with judged(self.kind, "extents"):
-            return bool(source.read_buffer_at_offset(length, at) == buffer)
+            theirs = source.read_buffer_at_offset(length, at)
+        return bool(theirs == self.volume.read(place, length))
 
 
 class _Groups:
@@ -115,10 +114,8 @@ class _Groups:
     libfsxfs (20260901) gives the number times the size of a block.
     """
 
-    def __init__(self, volume: Readable) -> None:
-        raw = bytearray(128)
-        if volume.size >= len(raw):
-            volume.read_into(0, memoryview(raw))
+    def __init__(self, volume: BlockCache) -> None:
+        raw = volume.read(0, min(128, volume.size)).ljust(128, b"\0")
         self.block: int = struct.unpack_from(">I", raw, 4)[0]
         self.blocks: int = struct.unpack_from(">I", raw, 84)[0]
         self.log: int = raw[124]

@@ -170,7 +170,7 @@ def listing(kind: str, folder: Path, files: int, runs: int) -> Result:
     return result
 
 
-def copying(folder: Path, size: int, runs: int) -> Result:
+def copying(folder: Path, size: int, runs: int) -> list[Result]:
     source = folder / "one"
     source.mkdir()
     chance = random.Random(1)
@@ -183,27 +183,36 @@ def copying(folder: Path, size: int, runs: int) -> Result:
     run("mke2fs", "-q", "-t", "ext4", "-d", source, raw)
     vmdk = to_vmdk(raw)
     raw.unlink()
-    result = Result("cp", f"copy a file of {size >> 20} MiB out", "read as much of the disk")
+    results = [
+        Result("cp", f"copy a file of {size >> 20} MiB out", "read as much of the disk"),
+        Result("cat", f"write a file of {size >> 20} MiB to nowhere", "the same"),
+    ]
     target = folder / "copy"
     for turn in range(runs + 1):
         began = time.perf_counter()
         subprocess.run([*DISKKIT, "cp", "-q", f"{vmdk}:/file", str(target)], check=True)
-        ours = time.perf_counter() - began
+        copied = time.perf_counter() - began
+        shown = _timed(lambda: _cat(f"{vmdk}:/file"))
         theirs = _timed(lambda: _read_whole(vmdk, size))
         assert target.stat().st_size == size
         if not turn:
             subprocess.run(["cmp", str(target), str(source / "file")], check=True)
         else:
-            result.ours.append(ours)
-            result.theirs.append(theirs)
+            for result, ours in zip(results, (copied, shown), strict=True):
+                result.ours.append(ours)
+                result.theirs.append(theirs)
         target.unlink()
-    return result
+    return results
 
 
-def _timed(work: Callable[[], None]) -> float:
+def _timed(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def _cat(name: str) -> None:
+    subprocess.run([*DISKKIT, "cat", "-q", name], check=True, stdout=subprocess.DEVNULL)
 
 
 def _read_whole(vmdk: Path, size: int) -> None:
@@ -227,10 +236,12 @@ def main() -> None:
         folder = Path(name)
         for row in args.rows or ["cp", *LIBRARIES]:
             if row == "cp":
-                result = copying(folder, GIB // 10 >> 22 << 22 if args.quick else GIB, args.runs)
+                size = GIB // 10 >> 22 << 22 if args.quick else GIB
+                results = copying(folder, size, args.runs)
             else:
-                result = listing(row, folder, 10_000 if args.quick else 100_000, args.runs)
-            print(result.line(), flush=True)
+                results = [listing(row, folder, 10_000 if args.quick else 100_000, args.runs)]
+            for result in results:
+                print(result.line(), flush=True)
 
 
 if __name__ == "__main__":

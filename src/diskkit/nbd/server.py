@@ -70,7 +70,7 @@ class Server:
 
     def stop(self) -> None:
         """Make `serve` return. From a signal handler or any thread; twice is fine."""
-        with suppress(BlockingIOError):
+        with suppress(OSError):  # The pipe is full, or closed: then it has ended already.
             os.write(self._wake_in, b"x")
 
     def serve(self) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from diskkit.nbd import protocol as p
+from diskkit.nbd.asking import ClientNegotiation
+from diskkit.nbd.negotiation import Export, ServerNegotiation
 from makers import cowd, descriptor, hosted_sparse, sample_grain, sesparse, stream
 
 
@@ -50,7 +53,22 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
     found["image"].append(image(text("custom", "RW 8 ZERO", "NOACCESS 8 ZERO")))
     for create_type, line in (("vmfs", 'RW 8 VMFS "x-flat.vmdk"'), ("custom", "RW 8 ZERO")):
         found["descriptor"] += [form + text(create_type, line) for form in (b"\0", b"\1")]
+    found["nbd"] = nbd()
     return found
+
+
+def nbd() -> list[bytes]:
+    """The forms that fuzz_nbd reads: both sides of a good session."""
+    ask, answer = ClientNegotiation(""), ServerNegotiation({"": Export(1 << 20, p.HAS_FLAGS)})
+    to_client, to_server = ServerNegotiation.greeting, b""
+    said, heard = to_client, b""
+    while ask.offered is None:
+        to_server = ask.feed(to_client)
+        to_client = answer.feed(to_server)
+        said, heard = said + to_client, heard + to_server
+    status = b"\0\x10\0" + (1).to_bytes(4, "big") + bytes([0, 0, 8, 0, 0, 0, 0, 3] * 2)
+    data = p.chunk(1, p.OFFSET_DATA, bytes(8) + b"x" * 4096, done=True)
+    return [b"\0" + heard, b"\1" + said, b"\2" + status, b"\3" + data]
 
 
 def text(create_type: str, *lines: str) -> bytes:
@@ -58,7 +76,7 @@ def text(create_type: str, *lines: str) -> bytes:
     return descriptor(create_type, lines).encode()
 
 
-TARGETS = ("descriptor", "sparse_header", "grain", "cowd_header", "sesparse_header", "image")
+TARGETS = ("descriptor", "sparse_header", "grain", "cowd_header", "sesparse_header", "image", "nbd")
 
 
 def main() -> None:

@@ -134,6 +134,10 @@ class RemoteError(DiskkitError):
     transient = False
     """Whether trying again later may help."""
 
+    def __str__(self) -> str:
+        """One line; what the other side said, too, cannot steer a terminal."""
+        return printable_line(super().__str__())
+
 
 class ConnectionLost(RemoteError):
     """The connection broke, or could not be made."""

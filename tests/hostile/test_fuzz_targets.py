@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 FOLDER = Path(__file__).parents[2] / "fuzz"
-TARGETS = ("descriptor", "sparse_header", "grain", "cowd_header", "sesparse_header", "image")
+TARGETS = ("descriptor", "sparse_header", "grain", "cowd_header", "sesparse_header", "image", "nbd")
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the folder fuzz is not here")
 

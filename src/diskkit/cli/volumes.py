@@ -10,11 +10,12 @@ import typer
 
 from diskkit.cli.failures import DONE, warn
 from diskkit.cli.options import Common, Json, with_common
-from diskkit.errors import printable_line
+from diskkit.errors import DiskkitError, printable_line
 from diskkit.units import format_size
 
 if TYPE_CHECKING:
-    from diskkit.volumes import VolumeTable
+    from diskkit.files import GuestOS
+    from diskkit.volumes import Volume, VolumeTable
 
 
 @with_common
@@ -24,6 +25,9 @@ def volumes(
         typer.Argument(metavar="DISK...", help="The disk, and others of its volume groups."),
     ],
     common: Common,
+    systems: Annotated[
+        bool, typer.Option("--os", help="Also tell which operating systems are there.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """List partitions and logical volumes, and what each holds."""
@@ -33,14 +37,39 @@ def volumes(
 
     with ExitStack() as stack:
         table = find_volumes(*[stack.enter_context(common.open(disk)) for disk in disks])
+        found = {v.number: _system(v, table) for v in table.volumes} if systems else {}
         if as_json:
-            print(json.dumps(table.as_dict(), indent=2))
+            document = table.as_dict()
+            for row in document["volumes"] if systems else ():
+                system = found[row["number"]]
+                row["os"] = system.as_dict() if system else None
+            document["warnings"] = table.warnings
+            print(json.dumps(document, indent=2))
         else:
             _print(table)
+            for volume in table.volumes:
+                system = found.get(volume.number)
+                if system is not None:
+                    words = (system.name, system.architecture, system.hostname)
+                    print(f"{printable_line(volume.name)}: {', '.join(filter(None, words))}")
     if not common.quiet:
         for text in table.warnings:
             warn(text)
     return DONE
+
+
+def _system(volume: Volume, table: VolumeTable) -> GuestOS | None:
+    """The system on a volume; what keeps it from being told is a warning."""
+    from diskkit.files import detect, open_filesystem, why_unreadable
+
+    if why_unreadable(volume):
+        return None
+    try:
+        with open_filesystem(volume) as fs:
+            return detect(fs)
+    except DiskkitError as error:
+        table.warnings.append(f"volume {volume.name}: {error}")
+        return None
 
 
 def _print(table: VolumeTable) -> None:

@@ -6,6 +6,15 @@ so they run in a process of their own (`process.py`), which has nothing but a so
 """
 
 from diskkit.files.filesystem import Extent, FileSystem, Node
+from diskkit.files.guest import GuestOS, detect
 from diskkit.files.opening import open_filesystem, why_unreadable
 
-__all__ = ["Extent", "FileSystem", "Node", "open_filesystem", "why_unreadable"]
+__all__ = [
+    "Extent",
+    "FileSystem",
+    "GuestOS",
+    "Node",
+    "detect",
+    "open_filesystem",
+    "why_unreadable",
+]

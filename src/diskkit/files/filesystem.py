@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from diskkit.interfaces import Closing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 NO_TIME = -(1 << 63)
 """In place of a time that the filesystem does not have."""
@@ -111,6 +111,15 @@ class FileSystem(Closing):
     @abstractmethod
     def streams(self, id: int) -> list[tuple[str, int]]:
         """Alternate data streams: name and size."""
+
+    def registry(self, id: int, wanted: Sequence[tuple[str, str]]) -> list[str | int | None]:
+        """Values of a Windows registry hive, by (key path, value name); None for what is not there.
+
+        Raises `FormatError` if the file is no hive.
+        """
+        from diskkit.files.registry import read_values
+
+        return read_values(self, id, wanted)
 
     @abstractmethod
     def extents(self, id: int, stream: str = "") -> list[Extent] | None:

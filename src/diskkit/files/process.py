@@ -24,7 +24,7 @@ from diskkit.files.filesystem import Extent, FileSystem, Node
 from diskkit.filters.cache import CAPACITY, Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from diskkit.interfaces import Readable
 
@@ -221,6 +221,14 @@ class ProcessFileSystem(FileSystem):
         match self._json("streams", id):
             case list(rows):
                 return [(n, s) for n, s in rows if isinstance(n, str) and isinstance(s, int)]
+        raise self._fault("made no sense")
+
+    def registry(self, id: int, wanted: Sequence[tuple[str, str]]) -> list[str | int | None]:
+        match self._json("registry", id, list(wanted)):
+            case list(values) if len(values) == len(wanted) and all(
+                value is None or isinstance(value, str | int) for value in values
+            ):
+                return values
         raise self._fault("made no sense")
 
     def extents(self, id: int, stream: str = "") -> list[Extent] | None:

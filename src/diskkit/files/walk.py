@@ -17,6 +17,10 @@ MAX_LINKS = 40
 MAX_DEPTH = 256
 
 
+class NotThere(StorageError):
+    """No file has this path."""
+
+
 class Found(NamedTuple):
     """A file and where it is."""
 
@@ -28,7 +32,7 @@ class Found(NamedTuple):
 def resolve(fs: FileSystem, path: bytes, *, follow: bool = True) -> Found:
     """The file at a path. Links lead within the filesystem, wherever they point.
 
-    Without `follow` the last part may be a link. Raises `StorageError` if it is not there.
+    Without `follow` the last part may be a link. Raises `NotThere`.
     """
     trail = [Found(b"/", fs.stat(fs.root))]
     parts = [part for part in path.split(b"/")[::-1] if part]
@@ -64,8 +68,8 @@ def _join(folder: bytes, name: bytes) -> bytes:
     return folder.rstrip(b"/") + b"/" + name
 
 
-def _missing(path: bytes, problem: str) -> StorageError:
-    return StorageError(path.decode("utf-8", "backslashreplace"), problem)
+def _missing(path: bytes, problem: str) -> NotThere:
+    return NotThere(path.decode("utf-8", "backslashreplace"), problem)
 
 
 class Listing(NamedTuple):

@@ -126,6 +126,10 @@ class Server:
         found = self._reader.extents(id, stream)
         return None if found is None else wire.pack_extents(found)
 
+    def do_registry(self, id: int, wanted: list[list[str]]) -> list[Any]:
+        """Values of a hive."""
+        return list(self._reader.registry(id, [(path, name) for path, name in wanted]))
+
     def do_counts(self) -> list[int]:
         """What the cache did."""
         return list(self._cache.counts)

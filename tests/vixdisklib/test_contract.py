@@ -22,6 +22,8 @@ from .conftest import SECTORS
 from .test_disks import code
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .conftest import Started
 
 READ_ONLY = 4
@@ -455,3 +457,24 @@ def test_page_names_every_function_and_key() -> None:
     assert sorted(re.findall(r"`(\w+)`", first)) == sorted(f.__name__ for f in vix.FUNCTIONS)
     for key in (config.LOG_FILE, config.LOG_LEVEL, config.OLD_PARAMS, config.ALLOW):
         assert f"| `{key}` |" in page
+
+
+def test_progress_callbacks_do_not_wait_for_themselves(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started.filled()
+    handle = started.open()
+    found: list[int] = []
+
+    def ask(percent: int) -> None:
+        if percent == 50:
+            found.extend(code(call, handle) for call in (vix.GetInfo, vix.Defragment, vix.Flush))
+
+    def half(*_: object, progress: Callable[[int, int], None], **__: object) -> None:
+        progress(1, 2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diskkit.vixdisklib.upkeep.shrink", half)
+        vix.Shrink(handle, ask)
+    assert found == [vix.VIX_E_OBJECT_IS_BUSY] * 3
+    assert vix.GetInfo(handle).capacity == SECTORS

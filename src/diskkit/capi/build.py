@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 NAMES = ("", ".6", ".7", ".8", ".9", ".8.0.3")
 """Endings under which programs look for the library (c-abi, 2.1; vddk-api, 8.2)."""
 SONAME = "libvixDiskLib.so.8"
-_VIX = ("find.c", "python.c", "params.c", "stretch.c", "vixdisklib.c")
+_VIX = ("find.c", "later.c", "python.c", "params.c", "stretch.c", "vixdisklib.c")
 _FLAGS = (
     "-std=gnu11 -O2 -fPIC -shared -Wall -Wextra -s"
     " -Wl,-z,nodelete -Wl,-z,defs -Wl,-z,relro -Wl,-z,now -Wl,--as-needed"

@@ -70,6 +70,7 @@ class Handle:
         # One item per user: adding and taking one needs no lock, and a read is short.
         self._users: list[None] = []
         self._alone = False
+        self._owner = 0  # the thread that is alone with it
         self.number = 0
         """What programs call it; 0 until they know."""
         self._tries = 0 if unbuffered or policy.writable else _TRIES
@@ -113,7 +114,15 @@ class Handle:
                 raise vix_error("DISK_INVAL", f"{self.path}: the handle is closed")
             self.leave()
             with self._changed:
+                self._check_not_mine()
                 self._changed.wait_for(lambda: not self._alone)
+
+    def _check_not_mine(self) -> None:
+        """Raise in a callback of a call that is alone with it: that would wait for itself."""
+        if self._owner == get_ident():
+            raise vix_error(
+                "OBJECT_IS_BUSY", f"{self.path}: this call was made from within another"
+            )
 
     def leave(self) -> None:
         """End a use."""
@@ -159,8 +168,9 @@ class Handle:
     def alone(self) -> Iterator[Disk]:
         """The open disk, when no other call uses it; new ones wait."""
         with self._changed:
+            self._check_not_mine()
             self._changed.wait_for(lambda: not self._alone)
-            self._alone = True
+            self._alone, self._owner = True, get_ident()
             self._changed.wait_for(lambda: not self._users)
         if library.forget is not None:
             library.forget(self.number)
@@ -170,7 +180,7 @@ class Handle:
             yield self._disk
         finally:
             with self._changed:
-                self._alone = False
+                self._alone, self._owner = False, 0
                 self._changed.notify_all()
 
     @contextmanager

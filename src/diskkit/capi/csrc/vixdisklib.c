@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "later.h"
 #include "params.h"
 #include "python.h"
 #include "texts.h"
@@ -58,6 +59,7 @@ VixError VixDiskLib_InitEx(uint32 majorVersion, uint32 minorVersion,
 void VixDiskLib_Exit(void)
 {
    Call call;
+   later_wait(NULL);
    if (call_begin(&call, CALL_exit) == VIX_OK) {
       call_end(&call);
    }
@@ -315,6 +317,7 @@ static VixError about_disk(CallName name, VixDiskLibHandle diskHandle)
 
 VixError VixDiskLib_Close(VixDiskLibHandle diskHandle)
 {
+   later_wait(diskHandle);
    return about_disk(CALL_close, diskHandle);
 }
 
@@ -456,50 +459,61 @@ VixError VixDiskLib_Write(VixDiskLibHandle diskHandle, VixDiskLibSectorType star
  * Local disks are read and written at once; only the answer takes the way of a later one. A call
  * that is refused has a plain code; one that was begun has VIX_ASYNC below and its code above.
  */
-static VixError complete(uint64_t answer, VixDiskLibCompletionCB callback, void *cbData)
+static VixError transfer_later(CallName name, VixDiskLibHandle diskHandle, uint64 start,
+                               uint64 count, const uint8 *buffer, VixDiskLibCompletionCB callback,
+                               void *cbData)
 {
-   if ((uint32)answer != VIX_ASYNC) {
-      return answer;
+   Later later;
+   uint64_t answer = VIX_ASYNC;
+   int reading = name == CALL_read_later;
+   if (callback == NULL) {
+      return VIX_E_INVALID_ARG;
    }
-   callback(cbData, answer >> 32);
-   return VIX_ASYNC;
+   later_begin(&later, diskHandle);
+   if (!reading || !read_at_once(diskHandle, start, count, (uint8 *)buffer)) {
+      answer = transfer(name, diskHandle, start, count, buffer,
+                        reading ? BUFFER_WRITE : BUFFER_READ);
+   }
+   if ((uint32)answer == VIX_ASYNC) {
+      later_call(&later, callback, cbData, answer >> 32);
+      answer = VIX_ASYNC;
+   }
+   later_end(&later);
+   return answer;
 }
 
 VixError VixDiskLib_ReadAsync(VixDiskLibHandle diskHandle, VixDiskLibSectorType startSector,
                               VixDiskLibSectorType numSectors, uint8 *readBuffer,
                               VixDiskLibCompletionCB callback, void *cbData)
 {
-   if (callback == NULL) {
-      return VIX_E_INVALID_ARG;
-   }
-   uint64_t answer = VIX_ASYNC;
-   if (!read_at_once(diskHandle, startSector, numSectors, readBuffer)) {
-      answer = transfer(CALL_read_later, diskHandle, startSector, numSectors, readBuffer,
-                        BUFFER_WRITE);
-   }
-   return complete(answer, callback, cbData);
+   return transfer_later(CALL_read_later, diskHandle, startSector, numSectors, readBuffer,
+                         callback, cbData);
 }
 
 VixError VixDiskLib_WriteAsync(VixDiskLibHandle diskHandle, VixDiskLibSectorType startSector,
                                VixDiskLibSectorType numSectors, const uint8 *writeBuffer,
                                VixDiskLibCompletionCB callback, void *cbData)
 {
-   if (callback == NULL) {
-      return VIX_E_INVALID_ARG;
-   }
-   return complete(transfer(CALL_write_later, diskHandle, startSector, numSectors, writeBuffer,
-                            BUFFER_READ),
-                   callback, cbData);
+   return transfer_later(CALL_write_later, diskHandle, startSector, numSectors, writeBuffer,
+                         callback, cbData);
 }
 
 VixError VixDiskLib_Flush(VixDiskLibHandle diskHandle)
 {
+   later_wait(diskHandle);
    return about_disk(CALL_flush, diskHandle);
 }
 
 VixError VixDiskLib_Wait(VixDiskLibHandle diskHandle)
 {
-   return about_disk(CALL_wait, diskHandle);
+   VixError code = about_disk(CALL_wait, diskHandle);
+   if (code == VIX_OK && later_within(diskHandle)) {
+      return VIX_E_OBJECT_IS_BUSY; /* its own end cannot be waited for */
+   }
+   if (code == VIX_OK) {
+      later_wait(diskHandle);
+   }
+   return code;
 }
 
 VixError VixDiskLib_QueryAllocatedBlocks(VixDiskLibHandle diskHandle,

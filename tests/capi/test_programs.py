@@ -30,7 +30,7 @@ def check(done: subprocess.CompletedProcess[str]) -> None:
     assert (done.stdout, done.returncode) == ("all good\n", 0), done.stderr
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "model"])
 def test_program(native: Native, tmp_path: Path, name: str) -> None:
     check(native.run(built(native, name), cwd=tmp_path))
 

@@ -21,8 +21,8 @@ from diskkit.nbd import negotiation as n
 from diskkit.nbd import protocol as p
 from diskkit.nbd.uri import parse
 from diskkit.runs import State
+from nbd.memory import MemoryDisk
 from nbd.serving import serving, uri
-from nbd.test_server import MemoryDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,121 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server does with requests, good and bad, from one client and from many."""
+"""What the server does with requests, good and bad."""
 
 from __future__ import annotations
 
 import random
-import socket
 import struct
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier, Event, Thread
+from threading import Barrier, Thread
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import diskkit
-from diskkit.disk import Disk, Source
 from diskkit.errors import StorageError
-from diskkit.nbd import negotiation as n
 from diskkit.nbd import protocol as p
-from diskkit.runs import State
-from diskkit.table import single
-from nbd.serving import serving, uri
-from nbd.wire import CONTEXTS, GO, HELLO, STRUCTURED, Wire, option, wire
+from nbd.memory import CONTENT, SIZE, MemoryDisk
+from nbd.serving import serving
+from nbd.wire import CONTEXTS, GO, STRUCTURED, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from diskkit.info import DiskInfo
-    from diskkit.table import RunTable
-
-SIZE = 3 << 20
-CONTENT = random.Random(1).randbytes(1 << 20) + bytes(1 << 20) + random.Random(2).randbytes(1 << 20)
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("disk")
-    (folder / "disk.raw").write_bytes(CONTENT)
-    with diskkit.open_disk(folder / "disk.raw") as disk:
-        diskkit.clone(disk, folder / "disk.vmdk", "monolithicSparse")
-    return folder / "disk.vmdk"
-
-
-@pytest.fixture(scope="module", params=[1, 4], ids=["one-by-one", "pooled"])
-def path(request: pytest.FixtureRequest, image: Path) -> Iterator[str]:
-    with diskkit.open_disk(image) as disk:
-        disk.parallel = request.param
-        with serving({"": disk}) as found:
-            yield found
-
-
-@pytest.fixture(params=[1, 4], ids=["one-by-one", "pooled"])
-def changing(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[tuple[Disk, str, bytearray]]:
-    """A disk of grains, open for writing and served, and what it holds."""
-    diskkit.create_disk(tmp_path / "new.vmdk", SIZE, "monolithicSparse")
-    with (
-        diskkit.open_disk(tmp_path / "new.vmdk", writable=True) as disk,
-    ):
-        disk.parallel = request.param
-        with serving({"": disk}) as found:
-            yield disk, found, bytearray(SIZE)
-
-
-class MemoryDisk(Disk):
-    """A disk in memory whose every move a test can make fail, or wait."""
-
-    def __init__(self, content: bytes) -> None:
-        self.path, self.size = "memory", len(content)
-        self.writable = True
-        self.content = bytearray(content)
-        self.bad: range = range(0)
-        self.error: Exception = StorageError("memory", "is bad there", errno=5)
-        self.flushed = 0
-        self.gate: Event | None = None
-        self.together: Barrier | None = None
-
-    @property
-    def info(self) -> DiskInfo:
-        raise NotImplementedError
-
-    @property
-    def sources(self) -> Sequence[Source]:
-        return (Source(0),)
-
-    def _touch(self, offset: int, length: int) -> None:
-        if self.gate is not None:
-            assert self.gate.wait(30)
-        if self.together is not None:
-            self.together.wait(30)
-        if offset < self.bad.stop and offset + length > self.bad.start:
-            raise self.error
-
-    def _fill(self, offset: int, buffer: memoryview) -> None:
-        self._touch(offset, len(buffer))
-        buffer[:] = self.content[offset : offset + len(buffer)]
-
-    def _scan(self, offset: int, length: int, links: int | None) -> Iterator[RunTable]:
-        self._touch(offset, length)
-        yield single(offset, length, State.DATA, offset)
-
-    def _write(self, offset: int, data: memoryview) -> None:
-        self._touch(offset, len(data))
-        self.content[offset : offset + len(data)] = data
-
-    def _zero(self, offset: int, length: int, *, give_back: bool) -> None:
-        self._touch(offset, length)
-        self.content[offset : offset + length] = bytes(length)
-
-    def _flush(self) -> None:
-        self.flushed += 1
-
-    def close(self) -> None:
-        pass
+    from diskkit.disk import Disk
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -255,10 +160,10 @@ def test_a_write_that_is_refused_is_taken_in(path: str) -> None:
         p.Request(0, p.WRITE, 1, 0, p.MOST_PAYLOAD + 1).pack(),
     ],
 )
-def test_clients_that_make_no_sense_are_left(image: Path, said: bytes) -> None:
+def test_clients_that_make_no_sense_are_left(served_image: Path, said: bytes) -> None:
     warnings: list[str] = []
     with (
-        diskkit.open_disk(image) as disk,
+        diskkit.open_disk(served_image) as disk,
         serving({"": disk}, warnings=warnings) as path,
         wire(path, GO) as client,
     ):
@@ -404,156 +309,3 @@ def test_a_disk_that_is_far_away_is_asked_for_several_things_at_once() -> None:
             client.request(p.READ, 0, 10)
         for _ in range(8):
             assert client.simple(10) == (0, b"f" * 10)
-
-
-# --- clients --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("parallel", [1, 4])
-def test_leaving_at_every_byte_of_a_session(parallel: int) -> None:
-    """Whatever is under way when a client goes, the server is there for the next one."""
-    disk = MemoryDisk(bytes(SIZE))
-    disk.parallel = parallel
-    session = b"".join(
-        (
-            HELLO,
-            STRUCTURED,
-            CONTEXTS,
-            GO,
-            p.Request(0, p.READ, 1, 0, 100_000).pack(),
-            p.Request(0, p.WRITE, 2, 0, 40).pack() + b"w" * 40,
-            p.Request(0, p.BLOCK_STATUS, 3, 0, SIZE).pack(),
-            p.Request(0, p.DISC, 4, 0, 0).pack(),
-        )
-    )
-    warnings: list[str] = []
-    with serving({"": disk}, warnings=warnings) as path:
-        for count in range(len(session) + 1):
-            client = Wire(path)
-            client.send(session[:count])
-            client.socket.close()
-        with wire(path, GO) as client:
-            client.request(p.WRITE, 9, 40, data=b"n" * 40)
-            assert client.simple() == (0, b"")
-            client.request(p.READ, 9, 40)
-            assert client.simple(40) == (0, b"n" * 40)
-    assert warnings == []
-
-
-def test_sixty_four_clients_at_once(changing: tuple[Disk, str, bytearray]) -> None:
-    disk, path, _ = changing
-    share = SIZE // 64
-
-    def work(number: int) -> None:
-        dice = random.Random(number)
-        expected = bytearray(share)
-        with wire(path, GO) as client:
-            for _ in range(40):
-                length = dice.randrange(1, 5000)
-                offset = dice.randrange(share - length)
-                data = dice.randbytes(length)
-                client.request(p.WRITE, number * share + offset, length, data=data)
-                assert client.simple() == (0, b"")
-                expected[offset : offset + length] = data
-                client.request(p.READ, number * share, share)
-                assert client.simple(share) == (0, bytes(expected))
-
-    with ThreadPoolExecutor(64) as pool:
-        list(pool.map(work, range(64)))
-    disk.flush()
-
-
-def test_random_operations_over_several_connections(
-    changing: tuple[Disk, str, bytearray],
-) -> None:
-    """One after the other, over any of them: each sees what all did."""
-    disk, path, content = changing
-    dice = random.Random(11)
-    clients = [Wire(path) for _ in range(4)]
-    for client in clients:
-        client.send(HELLO)
-        client.options(GO)
-    for _ in range(400):
-        client = dice.choice(clients)
-        length = dice.choice((1, 511, 512, 4096, 65536, 65537, 200_000))
-        offset = dice.choice((dice.randrange(SIZE - length), align(dice, length)))
-        command = dice.choice((p.READ, p.READ, p.WRITE, p.WRITE, p.WRITE_ZEROES, p.TRIM, p.FLUSH))
-        if command == p.FLUSH:
-            offset = length = 0
-        data = dice.randbytes(length) if command == p.WRITE else b""
-        client.request(command, offset, length, data=data)
-        if command == p.READ:
-            assert client.simple(length) == (0, bytes(content[offset : offset + length]))
-        else:
-            assert client.simple() == (0, b"")
-            if command != p.FLUSH:
-                content[offset : offset + length] = data or bytes(length)
-    for client in clients:
-        client.socket.close()
-    assert disk.read(0, SIZE) == content
-
-
-def align(dice: random.Random, length: int) -> int:
-    return dice.randrange((SIZE - length) // 65536 + 1) * 65536
-
-
-def test_too_many_clients_are_turned_away(image: Path) -> None:
-    with diskkit.open_disk(image) as disk, serving({"": disk}, most_clients=2) as path:
-        one, two = Wire(path), Wire(path)
-        three = socket.socket(socket.AF_UNIX)
-        three.settimeout(30)
-        with one.socket, two.socket, three:
-            three.connect(path)
-            assert three.recv(1) == b""
-
-
-@given(st.binary(max_size=300))
-def test_any_bytes_leave_the_server_whole(path: str, data: bytes) -> None:
-    for options in ((), (STRUCTURED, CONTEXTS, GO)):
-        with wire(path, *options) as client:
-            client.socket.sendall(data)
-            client.socket.shutdown(socket.SHUT_WR)
-            while not client.hung_up():
-                pass
-
-
-@pytest.mark.parametrize("parallel", [1, 4])
-def test_ending_answers_what_was_asked(parallel: int) -> None:
-    """A request that is being worked on when the server ends is answered, not cut."""
-    disk = MemoryDisk(b"z" * SIZE)
-    disk.parallel = parallel
-    disk.gate = Event()
-    with serving({"": disk}) as path:
-        client = Wire(path)
-        client.send(HELLO)
-        client.options(GO)
-        client.request(p.WRITE, 0, 100, data=b"a" * 100)
-        client.request(p.FLUSH)
-        idle = Wire(path)
-        Thread(target=disk.gate.set).start()
-    assert client.simple() == (0, b"")
-    assert disk.content[:100] == b"a" * 100
-    assert idle.hung_up()
-    client.socket.close()
-    idle.socket.close()
-
-
-def test_several_exports(image: Path, tmp_path: Path) -> None:
-    (tmp_path / "other.raw").write_bytes(b"other" * 1024)
-    with (
-        diskkit.open_disk(image) as one,
-        diskkit.open_disk(tmp_path / "other.raw") as two,
-        serving({"one": one, "zwei ü": two}) as path,
-    ):
-        with diskkit.open_disk(uri(path, "zwei ü")) as disk:
-            assert disk.read(0, 10) == b"otherother"
-        with diskkit.open_disk(uri(path, "one")) as disk:
-            assert disk.size == SIZE
-        with pytest.raises(diskkit.DiskkitError, match="no such export"):
-            diskkit.open_disk(uri(path, "three"))
-        with wire(path) as client:
-            listed = client.options(option(n.LIST))
-        assert [body for kind, body in listed if kind == n.SERVER] == [
-            b"\0\0\0\3onedisk one",
-            b"\0\0\0\7zwei \xc3\xbcdisk zwei \xc3\xbc",
-        ]

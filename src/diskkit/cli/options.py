@@ -41,9 +41,19 @@ class Common:
         """The same, but for how to take the disk."""
         return replace(self, format_name=format_name)
 
-    def open(self, name: str) -> Disk:
-        """Open a disk as they said."""
-        return open_disk(name, format=self.format_name, policy=self.policy)
+    def open(self, name: str, *, writable: bool = False, overlay: str | None = None) -> Disk:
+        """Open a disk as they said; with `overlay`, what is written to it goes to that file."""
+        policy = self.policy._replace(writable=writable) if writable else self.policy
+        disk = open_disk(name, format=self.format_name, policy=policy)
+        if overlay is None:
+            return disk
+        from diskkit.filters.overlay import open_overlay
+
+        try:
+            return open_overlay(disk, overlay, self.policy)
+        except BaseException:
+            disk.close()
+            raise
 
 
 def _common(

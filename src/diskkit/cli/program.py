@@ -41,6 +41,8 @@ COMMANDS = {
     "serve": "serve:serve",
     "vdiskmanager": "vdiskmanager:vdiskmanager",
     "libdir": "libdir:libdir",
+    "mount": "mount:mount",
+    "umount": "mount:umount",
 }
 """Verb: where it is. A new verb is a function and a line here."""
 

@@ -21,8 +21,6 @@ from diskkit.nbd.protocol import PORT
 if TYPE_CHECKING:
     import socket
 
-    from diskkit.disk import Disk
-
 
 @with_common
 def serve(
@@ -75,7 +73,10 @@ def serve(
         raise UsageError("serve: --tls-verify-peer goes with --tls-certificates")
     tls = server_context(certificates, verify=verify) if certificates is not None else None
     with ExitStack() as stack:
-        opened = [stack.enter_context(_open(d, common, overlay, writable=writable)) for d in disks]
+        opened = [
+            stack.enter_context(common.open(name, writable=writable, overlay=overlay))
+            for name in disks
+        ]
         served = {
             name: Served(disk, Path(disk.path).name)
             for name, disk in zip(_names(disks, names or []), opened, strict=True)
@@ -93,22 +94,6 @@ def serve(
         _announce(where, common, as_json=as_json)
         server.serve()
     return DONE
-
-
-def _open(name: str, common: Common, overlay: str | None, *, writable: bool) -> Disk:
-    from diskkit.open import open_disk
-
-    policy = common.policy._replace(writable=writable)
-    disk = open_disk(name, format=common.format_name, policy=policy)
-    if overlay is None:
-        return disk
-    from diskkit.filters.overlay import open_overlay
-
-    try:
-        return open_overlay(disk, overlay, common.policy)
-    except BaseException:
-        disk.close()
-        raise
 
 
 def _names(disks: list[str], names: list[str]) -> list[str]:

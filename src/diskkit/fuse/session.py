@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Session`: the threads that read the kernel's requests and answer each of them.
+
+Every request is answered, also when answering it fails: who waits for an answer cannot be killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+from itertools import count, islice
+from typing import TYPE_CHECKING
+
+from diskkit.errors import DiskkitError, OutOfRange, StorageError, UsageError
+from diskkit.fuse import wire
+from diskkit.fuse.wire import Op
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from diskkit.fuse.tree import OpenFile, Tree
+
+THREADS = 2
+"""More only help with disks that are far away (mount.md, 3.5)."""
+_PR_SET_IO_FLUSHER = 57
+_MOST_XATTRS = 65536
+
+
+class Folder:
+    """An opened folder: where its listing stands."""
+
+    def __init__(self, tree: Tree, node: int) -> None:
+        """At the beginning."""
+        self._tree = tree
+        self._node = node
+        self._rest: Iterator[tuple[bytes, wire.Attributes]] = iter(())
+        self._next = -1
+        self._held: tuple[bytes, wire.Attributes] | None = None
+        self.lock = threading.Lock()
+
+    def list(self, offset: int, room: int, *, plus: bool) -> bytes:
+        """As many entries from number `offset` as there is room for."""
+        if offset != self._next:
+            entries = self._tree.entries(self._node)
+            self._rest = islice(entries, max(0, offset - 2), None)
+            self._next, self._held = offset, None
+        parts: list[bytes] = []
+        while True:
+            found = self._held or self._entry()
+            self._held = None
+            if found is None:
+                break
+            label, a = found
+            part = wire.dirent(a.node, self._next + 1, a.mode, label)
+            if plus:
+                # The folder itself and the one above are known.
+                known = label in (b".", b"..")
+                part = (wire.nothing() if known else wire.entry(a)) + part
+            if len(part) > room:
+                self._held = found
+                break
+            parts.append(part)
+            room -= len(part)
+            self._next += 1
+        return b"".join(parts)
+
+    def _entry(self) -> tuple[bytes, wire.Attributes] | None:
+        if self._next < 2:
+            return (b".", b"..")[self._next], self._tree.stat(self._node)
+        return next(self._rest, None)
+
+
+class Session:
+    """Answers requests that come over `device` until the mount is gone."""
+
+    def __init__(
+        self,
+        device: int,
+        tree: Tree,
+        *,
+        threads: int = THREADS,
+        warn: Callable[[str], object] | None = None,
+    ) -> None:
+        """Take over `device`, an open /dev/fuse; the tree stays the caller's."""
+        self._device = device
+        self._tree = tree
+        self._warn = warn
+        self._handles: dict[int, OpenFile | Folder] = {}
+        self._numbers = count(1)
+        self._count = threads
+        self._threads: list[threading.Thread] = []
+        self._answers: dict[int, Callable[[wire.Request, memoryview], bytes]] = {
+            Op.LOOKUP: self._lookup,
+            Op.GETATTR: lambda r, _: wire.attribute_answer(tree.stat(r.node)),
+            Op.SETATTR: self._setattr,
+            Op.READLINK: lambda r, _: tree.readlink(r.node),
+            Op.OPEN: self._open,
+            Op.WRITE: self._write,
+            Op.STATFS: lambda _, __: wire.statfs_answer(tree.size),
+            Op.RELEASE: self._release,
+            Op.FSYNC: self._fsync,
+            Op.GETXATTR: self._getxattr,
+            Op.LISTXATTR: self._listxattr,
+            Op.OPENDIR: self._opendir,
+            Op.READDIR: lambda r, raw: self._readdir(r, raw, plus=False),
+            Op.READDIRPLUS: lambda r, raw: self._readdir(r, raw, plus=True),
+            Op.RELEASEDIR: self._release,
+            Op.FSYNCDIR: lambda _, __: b"",
+            Op.FALLOCATE: self._fallocate,
+            Op.LSEEK: self._lseek,
+            Op.DESTROY: lambda _, __: b"",
+        }
+
+    def start(self) -> None:
+        """Greet the kernel and begin to answer. Returns when the mount can be used."""
+        # Writing back dirty pages of this mount must not wait for this process to get memory.
+        ctypes.CDLL(None).prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0)
+        buffer = memoryview(bytearray(wire.MAX_WRITE + wire.HEAD))
+        while True:
+            n = os.readv(self._device, [buffer])
+            request = wire.request(buffer[:n])
+            if request.opcode == Op.INIT:
+                break
+            self._refuse(request.unique, errno.EIO)
+        major, minor, read_ahead, flags = wire.init(buffer[:n])
+        if (major, minor) < (wire.MAJOR, wire.MINOR):
+            self._refuse(request.unique, errno.EPROTO)
+            raise StorageError("/dev/fuse", f"the kernel's FUSE {major}.{minor} is too old")
+        self._answer(request.unique, wire.init_answer(read_ahead, flags & wire.WANTED))
+        for number in range(self._count):
+            thread = threading.Thread(target=self._work, name=f"fuse-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def join(self) -> None:
+        """Return when the mount is gone."""
+        for thread in self._threads:
+            thread.join()
+
+    def close(self) -> None:
+        """After `join`."""
+        os.close(self._device)
+        self._handles.clear()
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        buffer = memoryview(bytearray(wire.MAX_WRITE + wire.HEAD))
+        data = memoryview(bytearray(wire.MAX_WRITE))
+        device = self._device
+        while True:
+            try:
+                n = os.readv(device, [buffer])
+            except OSError as error:
+                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+                    continue  # ENOENT: the request was taken back
+                if error.errno != errno.ENODEV and self._warn:
+                    self._warn(f"/dev/fuse: {error.strerror}")
+                return
+            unique = 0
+            try:
+                request = wire.request(buffer[:n])
+                unique = request.unique
+                if request.opcode == Op.READ:
+                    self._read(request, buffer[:n], data)
+                    continue
+                if request.opcode in wire.SILENT:
+                    continue
+                known = self._answers.get(request.opcode)
+                if known is None:
+                    self._refuse(unique, errno.ENOSYS)
+                else:
+                    self._answer(unique, known(request, buffer[:n]))
+            except BaseException as error:
+                self._refuse(unique, self._number(error))
+
+    def _number(self, error: BaseException) -> int:
+        """The error number that a failure becomes; what is ours is told too."""
+        if isinstance(error, OutOfRange):
+            return errno.EINVAL
+        if isinstance(error, StorageError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return errno.ENOSPC
+        if isinstance(error, UsageError):
+            return errno.EROFS
+        if isinstance(error, OSError) and not isinstance(error, DiskkitError):
+            return error.errno or errno.EIO
+        if self._warn is not None:
+            self._warn(f"{type(error).__name__}: {error}")
+        return errno.EIO
+
+    def _answer(self, unique: int, body: bytes | memoryview) -> None:
+        head = wire.OUT.pack(wire.OUT.size + len(body), 0, unique)
+        try:
+            os.writev(self._device, (head, body))
+        except OSError as error:
+            # ENOENT: whoever asked was killed meanwhile. ENODEV: the mount is gone.
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+
+    def _refuse(self, unique: int, number: int) -> None:
+        try:
+            os.write(self._device, wire.OUT.pack(wire.OUT.size, -number, unique))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV) and self._warn is not None:
+                self._warn(f"/dev/fuse: {error.strerror}")
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def _file(self, number: int) -> OpenFile:
+        found = self._handles.get(number)
+        if found is None or isinstance(found, Folder):
+            raise OSError(errno.EBADF, "no such open file")
+        return found
+
+    def _read(self, request: wire.Request, raw: memoryview, data: memoryview) -> None:
+        number, offset, size = wire.transfer(raw)
+        if size > len(data):
+            raise OSError(errno.EINVAL, "more than was agreed on")
+        n = self._file(number).read_into(offset, data[:size])
+        self._answer(request.unique, data[:n])
+
+    def _write(self, _: wire.Request, raw: memoryview) -> bytes:
+        number, offset, size = wire.transfer(raw)
+        data = raw[wire.WRITE_DATA :]
+        if len(data) != size:
+            raise wire.Malformed(f"{len(data)} bytes to write, and says {size}")
+        return wire.write_answer(self._file(number).write(offset, data))
+
+    def _lookup(self, request: wire.Request, raw: memoryview) -> bytes:
+        found = self._tree.lookup(request.node, wire.name(raw))
+        return wire.nothing() if found is None else wire.entry(found)
+
+    def _setattr(self, request: wire.Request, raw: memoryview) -> bytes:
+        """Nothing can be set; asking for the size that is there is no change."""
+        found = self._tree.stat(request.node)
+        size = wire.setattr_size(raw)
+        if size is not None and size != found.size:
+            raise OSError(errno.EPERM, "the size is the disk's")
+        return wire.attribute_answer(found)
+
+    def _open(self, request: wire.Request, raw: memoryview) -> bytes:
+        writing = wire.open_flags(raw) & os.O_ACCMODE != os.O_RDONLY
+        return self._keep(
+            self._tree.open(request.node, writing=writing),
+            wire.KEEP_CACHE | wire.PARALLEL_DIRECT_WRITES,
+        )
+
+    def _opendir(self, request: wire.Request, _: memoryview) -> bytes:
+        return self._keep(Folder(self._tree, request.node), wire.KEEP_CACHE | wire.CACHE_DIR)
+
+    def _keep(self, opened: OpenFile | Folder, flags: int) -> bytes:
+        number = next(self._numbers)
+        self._handles[number] = opened
+        return wire.open_answer(number, flags)
+
+    def _release(self, _: wire.Request, raw: memoryview) -> bytes:
+        self._handles.pop(wire.handle(raw), None)
+        return b""
+
+    def _fsync(self, _: wire.Request, raw: memoryview) -> bytes:
+        self._file(wire.handle(raw)).flush()
+        return b""
+
+    def _readdir(self, _: wire.Request, raw: memoryview, *, plus: bool) -> bytes:
+        number, offset, size = wire.transfer(raw)
+        folder = self._handles.get(number)
+        if not isinstance(folder, Folder):
+            raise OSError(errno.EBADF, "no such open folder")
+        with folder.lock:
+            return folder.list(offset, size, plus=plus)
+
+    def _fallocate(self, _: wire.Request, raw: memoryview) -> bytes:
+        offset, length, mode = wire.fallocate(raw)
+        if mode not in (wire.PUNCH_HOLE | wire.KEEP_SIZE, wire.ZERO_RANGE | wire.KEEP_SIZE):
+            raise OSError(errno.EOPNOTSUPP, "the size is the disk's")
+        give_back = bool(mode & wire.PUNCH_HOLE)
+        self._file(wire.handle(raw)).erase(offset, length, give_back=give_back)
+        return b""
+
+    def _lseek(self, _: wire.Request, raw: memoryview) -> bytes:
+        offset, whence = wire.lseek(raw)
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise OSError(errno.EINVAL, "neither data nor hole")
+        return wire.lseek_answer(self._file(wire.handle(raw)).seek(offset, whence))
+
+    def _getxattr(self, request: wire.Request, raw: memoryview) -> bytes:
+        value = self._tree.xattrs(request.node).get(wire.xattr_name(raw))
+        if value is None:
+            raise OSError(errno.ENODATA, "no such attribute")
+        return _sized(value, wire.xattr_size(raw))
+
+    def _listxattr(self, request: wire.Request, raw: memoryview) -> bytes:
+        names = b"".join(name + b"\0" for name in self._tree.xattrs(request.node))
+        return _sized(names, wire.xattr_size(raw))
+
+
+def _sized(value: bytes, room: int) -> bytes:
+    if not room:
+        return wire.xattr_answer(len(value))
+    if len(value) > min(room, _MOST_XATTRS):
+        raise OSError(errno.ERANGE, "the buffer is too small")
+    return value

@@ -8,6 +8,7 @@ import stat
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -38,8 +39,22 @@ class Opened(NamedTuple):
     path: bytes
 
 
+KeyFile = Annotated[
+    str | None,
+    typer.Option("--key-file", metavar="FILE", help="The key of LUKS volumes: all of FILE."),
+]
+
+
+def read_key(path: str | None) -> bytes | None:
+    """All bytes of a key file, as cryptsetup takes them; at most 8 MiB."""
+    if path is None:
+        return None
+    with Path(path).open("rb") as f:
+        return f.read(8 << 20)
+
+
 @contextmanager
-def opened(name: str, common: Common) -> Iterator[Opened]:
+def opened(name: str, common: Common, key_file: str | None) -> Iterator[Opened]:
     """Open the disk, the volume and the filesystem that a name means."""
     from diskkit.files import open_filesystem
     from diskkit.files.naming import choose, parse_name
@@ -49,7 +64,7 @@ def opened(name: str, common: Common) -> Iterator[Opened]:
     if named is None:
         raise UsageError(f"{name}: write DISK:/PATH, or DISK:VOLUME:/PATH")
     with common.open(named.disk) as disk:
-        volume = choose(find_volumes(disk), named.volume)
+        volume = choose(find_volumes(disk, key=read_key(key_file)), named.volume)
         with open_filesystem(volume) as fs:
             for text in fs.warnings if not common.quiet else ():
                 warn(text)
@@ -62,13 +77,14 @@ def ls(
     common: Common,
     long: Annotated[bool, typer.Option("-l", help="Modes, owners, sizes and times.")] = False,
     recursive: Annotated[bool, typer.Option("-R", help="All folders below.")] = False,
+    key_file: KeyFile = None,
     as_json: Json = False,
 ) -> int:
     """List files inside of a disk, without mounting it. Times are UTC."""
     from diskkit.files.walk import Listing, list_below, resolve
 
     left_out = False
-    with opened(name, common) as (fs, _, path):
+    with opened(name, common, key_file) as (fs, _, path):
         found = resolve(fs, path, follow=not long)
         if found.node.is_dir:
             listings = list_below(fs, found, recursive=recursive)
@@ -171,13 +187,14 @@ def cat(
     stream: Annotated[
         str, typer.Option("--stream", metavar="NAME", help="An alternate data stream of NTFS.")
     ] = "",
+    key_file: KeyFile = None,
 ) -> int:
     """Write a file inside of a disk to standard output."""
     from diskkit.files.content import pieces
     from diskkit.files.walk import resolve
 
     out = sys.stdout.buffer
-    with opened(name, common) as (fs, volume, path):
+    with opened(name, common, key_file) as (fs, volume, path):
         node = _file(resolve(fs, path)).node
         at = 0
         for offset, part in pieces(fs, volume, node, stream):
@@ -212,6 +229,7 @@ def cp(
         bool, typer.Option("--recursive", "-r", help="Copy folders with all that is in them.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace TARGET if it exists.")] = False,
+    key_file: KeyFile = None,
     as_json: Json = False,
 ) -> int:
     """Copy files out of a disk. Exit status 3: something was left out."""
@@ -219,7 +237,7 @@ def cp(
     from diskkit.files.walk import resolve
 
     began = time.monotonic()
-    with opened(name, common) as (fs, volume, path):
+    with opened(name, common, key_file) as (fs, volume, path):
         copier = Copier(fs, volume, say)
         done = copier.copy(resolve(fs, path), target, recursive=recursive, force=force)
     if as_json:

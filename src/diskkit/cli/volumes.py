@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diskkit.cli.failures import DONE, warn
+from diskkit.cli.files import KeyFile, read_key
 from diskkit.cli.options import Common, Json, with_common
 from diskkit.errors import DiskkitError, printable_line
 from diskkit.units import format_size
@@ -28,6 +29,7 @@ def volumes(
     systems: Annotated[
         bool, typer.Option("--os", help="Also tell which operating systems are there.")
     ] = False,
+    key_file: KeyFile = None,
     as_json: Json = False,
 ) -> int:
     """List partitions and logical volumes, and what each holds."""
@@ -36,7 +38,9 @@ def volumes(
     from diskkit.volumes import find_volumes
 
     with ExitStack() as stack:
-        table = find_volumes(*[stack.enter_context(common.open(disk)) for disk in disks])
+        table = find_volumes(
+            *[stack.enter_context(common.open(disk)) for disk in disks], key=read_key(key_file)
+        )
         found = {v.number: _system(v, table) for v in table.volumes} if systems else {}
         if as_json:
             document = table.as_dict()

@@ -13,7 +13,7 @@ from diskkit.files.opening import why_unreadable
 if TYPE_CHECKING:
     from diskkit.volumes import Volume, VolumeTable
 
-_VOLUME = re.compile(r"\d+|(?:d\d+)?p\d+|d\d+whole|whole|[A-Za-z0-9_.+-]+/[A-Za-z0-9_.+-]+")
+_VOLUME = re.compile(r"\d+|(?:d\d+)?(?:p\d+|whole)(?:\.luks)?|[A-Za-z0-9_.+-]+/[A-Za-z0-9_.+-]+")
 
 
 class Named(NamedTuple):

@@ -22,8 +22,8 @@ _REASONS = {
     "hfsplus": "HFS+ cannot be read",
     "vmfs": "VMFS cannot be read",
     "lvm2": "a part of a volume group: name one of its logical volumes",
-    "luks1": "encrypted (LUKS)",
-    "luks2": "encrypted (LUKS)",
+    "luks1": "encrypted (LUKS): give its key",
+    "luks2": "encrypted (LUKS): give its key",
     "linux_raid": "a member of a Linux RAID, which cannot be read",
     "swap": "swap space: there are no files in it",
 }

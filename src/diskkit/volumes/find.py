@@ -63,12 +63,14 @@ def _row(volume: Volume) -> dict[str, Any]:
     }
 
 
-def find_volumes(*disks: Readable) -> VolumeTable:
+def find_volumes(*disks: Readable, key: bytes | None = None) -> VolumeTable:
     """Partitions and logical volumes of a disk, each with what it holds.
 
     More disks are looked at for parts of logical volumes that begin on the first, and for their
-    own volumes. Raises `FormatError` if the first has a partition table that cannot be read, and
-    what reading it raises. A volume that cannot be had is listed with its `problem`.
+    own volumes. With `key`, LUKS volumes that it opens are listed with what is inside; one
+    that it does not open is a warning. Raises `FormatError` if the first has a partition table that
+    cannot be read, and what reading it raises. A volume that cannot be had is listed with its
+    `problem`.
     """
     if not disks:
         raise UsageError("find_volumes: name at least one disk")
@@ -84,6 +86,8 @@ def find_volumes(*disks: Readable) -> VolumeTable:
                 volume.number += max((v.number for v in volumes), default=0)
             _look(volume, warnings)
         volumes += found.volumes
+    _unlock(volumes, 0, key, warnings)
+    outer = len(volumes)
     physical = _physical(volumes, warnings)
     number = max((v.number for v in volumes), default=0)
     for logical in logical_volumes(physical, warnings.append):
@@ -91,6 +95,7 @@ def find_volumes(*disks: Readable) -> VolumeTable:
         volume = as_volume(logical, number)
         _look(volume, warnings)
         volumes.append(volume)
+    _unlock(volumes, outer, key, warnings)
     scheme, sector_size = schemes[0]
     return VolumeTable(scheme, volumes, warnings, sector_size)
 
@@ -109,6 +114,24 @@ def _look(volume: Volume, warnings: list[str]) -> None:
             "a part of a Windows dynamic disk (LDM), whose volumes are not known",
             structure=f"partition {volume.number}",
         )
+
+
+def _unlock(volumes: list[Volume], begin: int, key: bytes | None, warnings: list[str]) -> None:
+    """Add what is inside of the LUKS volumes from number `begin` of the list on."""
+    if key is None:
+        return
+    from diskkit.volumes.luks import unlock
+
+    for volume in volumes[begin:]:
+        if volume.content is None or not volume.content.filesystem.startswith("luks"):
+            continue
+        try:
+            inside = unlock(volume, key, max(v.number for v in volumes) + 1)
+        except (FormatError, UsageError) as error:
+            warnings.append(f"volume {volume.name}: {error}")
+            continue
+        _look(inside, warnings)
+        volumes.append(inside)
 
 
 def _physical(volumes: list[Volume], warnings: list[str]) -> list[PhysicalVolume]:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -156,6 +157,21 @@ def test_cat_gives_alternate_streams(
     assert main([*words, "Zone.Identifier"]) == 0
     assert capfdbinary.readouterr().out == b"[ZoneTransfer]" * 400
     assert main([*words, "none"]) == 1
+
+
+def test_zeros_that_come_through_the_reader_take_no_room() -> None:
+    from diskkit.files.content import pieces
+    from diskkit.files.filesystem import Node
+
+    content = bytes(3 << 20) + b"x" + bytes(2 << 20)
+    reader: Any = SimpleNamespace(
+        kind="none",
+        extents=lambda id, stream: None,
+        read_at=lambda id, offset, length, stream: content[offset : offset + length],
+    )
+    node = Node(1, 0o100644, len(content), 1, 0, 0, 0, 0, 0, 0, 0, 0)
+    found = [(at, len(part)) for at, part in pieces(reader, reader, node)]
+    assert found == [(3 << 20, 1 << 20)]
 
 
 def test_xattrs_of_users_come_out_and_no_others(tmp_path: Path, capfd: Out) -> None:

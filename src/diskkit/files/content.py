@@ -58,5 +58,7 @@ def _through_reader(fs: FileSystem, node: Node, stream: str) -> Iterator[tuple[i
                 structure=f"{fs.kind} filesystem",
                 field=f"file {node.id}",
             )
-        yield at, memoryview(part)
+        # Holes of compressed files are not told apart otherwise.
+        if part.count(0) < len(part):
+            yield at, memoryview(part)
         at += len(part)

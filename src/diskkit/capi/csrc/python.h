@@ -132,7 +132,8 @@ void messages_to(VixDiskLibGenericLogFunc *log, VixDiskLibGenericLogFunc *warn,
                  VixDiskLibGenericLogFunc *panic);
 /* Give one line to the client's function for warnings, or to standard error. */
 void warn_client(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* For the start of calls.py: takes a level (0 log, 1 warn) and bytes. NULL after an error. */
+/* For the start of calls.py: takes a level (0 log, 1 warn, 2 standard error) and bytes. NULL after
+   an error. */
 Object *make_say(void);
 /* The same: where a stretch of a disk lies, and to forget those of a disk (stretch.c). */
 Object *make_keep(void);

@@ -8,23 +8,21 @@ or the bytes of what the program gets. Nothing is raised: the C side would not k
 
 from __future__ import annotations
 
-import _thread
 import functools
-import signal
 import struct
-import threading
 from typing import TYPE_CHECKING, Any
 
 from diskkit import vixdisklib as vix
+from diskkit.capi.answers import ended, failed, guarded, last_failure, number, speak_by, tell, text
+from diskkit.capi.standard_error import spare
 from diskkit.vixdisklib import constants as c
 from diskkit.vixdisklib.codes import NUMBERS
 from diskkit.vixdisklib.codes import error_text as text_of
-from diskkit.vixdisklib.failures import VixError, from_exception
 from diskkit.vixdisklib.library import library
 from diskkit.vixdisklib.transfer import read_sectors, write_sectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     Answer = int | bytes
     Progress = Callable[[int], object] | None
@@ -33,11 +31,7 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of the calls; the C side has the same number."""
 
-_OK, _ASYNC, _FAIL = NUMBERS["VIX_OK"], NUMBERS["VIX_ASYNC"], NUMBERS["VIX_E_FAIL"]
-_EXPECTED = {
-    NUMBERS[f"VIX_E_{name}"] for name in ("BUFFER_TOOSMALL", "DISK_KEY_NOTFOUND", "DISK_OUTOFRANGE")
-}
-"""Answers that programs ask for on purpose: no reason to warn."""
+_OK, _ASYNC = NUMBERS["VIX_OK"], NUMBERS["VIX_ASYNC"]
 _REFUSED = {
     NUMBERS[f"VIX_E_{name}"]
     for name in (
@@ -49,10 +43,6 @@ _REFUSED = {
     )
 }
 """Codes of calls that never began to move data."""
-_NUL = b"\0"
-
-_say: Callable[[int, bytes], object]
-_last = threading.local()
 
 
 def start(
@@ -67,79 +57,38 @@ def start(
     """
     if version != VERSION:
         raise RuntimeError(f"the library speaks version {version}, the package {VERSION}")
-    global _say
-    _say = say
+    speak_by(say)
     library.keep, library.forget = keep, forget
+    spare(say)
     # Now, while no signal can reach the threads that numpy starts.
     import numpy as np
 
     np.zeros(1)
 
 
-def _failed(name: str, error: BaseException) -> int:
-    """The code of an error, after telling about it."""
-    if isinstance(error, KeyboardInterrupt):
-        _thread.interrupt_main(signal.SIGINT)  # for the Python program around us
-        error = VixError(NUMBERS["VIX_E_CANCELLED"])
-    elif not isinstance(error, Exception):
-        error = VixError(_FAIL, f"{type(error).__name__}: {error}")
-    failure = from_exception(error)
-    _last.code, _last.text = failure.code, failure.text
-    tell = library.log if failure.code in _EXPECTED else library.warn
-    if name == "InitEx" and not library.ready:
-        tell = functools.partial(_line, 1)  # the library did not take the program's functions
-    tell(f"VixDiskLib_{name}: {failure.text}")
-    return failure.code or _FAIL
-
-
-def _guarded(name: str) -> Callable[[Callable[..., Any]], Callable[..., Answer]]:
-    """Errors become codes, None becomes VIX_OK; `name` is the function's in C."""
-
-    def wrap(function: Callable[..., Any]) -> Callable[..., Answer]:
-        @functools.wraps(function)
-        def call(*arguments: Any) -> Answer:  # noqa: ANN401 - as many as the function takes
-            try:
-                answer = function(*arguments)
-                return _OK if answer is None else answer
-            except BaseException as error:
-                try:
-                    return _failed(name, error)
-                except BaseException:
-                    return _FAIL
-
-        return call
-
-    return wrap
-
-
 # --- Life of the library ----------------------------------------------------------------------
 
 
-@_guarded("InitEx")
+@guarded("VixDiskLib_InitEx")
 def init(major: int, minor: int, wanted: int, folder: str | None, config: str | None) -> None:
     """`wanted` has bit 0 if the program takes log lines, bit 1 for warnings."""
-    speak = [functools.partial(_line, level) if wanted >> level & 1 else None for level in (0, 1)]
+    speak = [functools.partial(tell, level) if wanted >> level & 1 else None for level in (0, 1)]
     vix.InitEx(major, minor, speak[0], speak[1], None, folder, config)
 
 
-def _line(level: int, text: str) -> None:
-    _say(level, text.replace("\0", "\\0").encode("utf-8", "backslashreplace") + b"\n")
+exit = guarded("VixDiskLib_Exit")(vix.Exit)
 
 
-exit = _guarded("Exit")(vix.Exit)
-
-
-@_guarded("ListTransportModes")
+@guarded("VixDiskLib_ListTransportModes")
 def list_transport_modes() -> bytes:
     """As text."""
     return vix.ListTransportModes().encode()
 
 
-@_guarded("GetErrorText")
+@guarded("VixDiskLib_GetErrorText")
 def error_text(code: int) -> bytes:
     """The text of a code, with the reason if it is what this thread's last failure returned."""
-    text = text_of(code)
-    detail = getattr(_last, "text", "") if getattr(_last, "code", None) == code else ""
+    text, detail = text_of(code), last_failure(code)
     if detail and detail != text:
         text = f"{text} ({detail})"
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace")
@@ -178,56 +127,45 @@ def _params(
     return made.copy() if whose > 1 else made
 
 
-@_guarded("Connect")
+@guarded("VixDiskLib_Connect")
 def connect(read_only: int, snapshot: str | None, modes: str | None, *params: Any) -> bytes:  # noqa: ANN401
     """The handle."""
     made = _params(*params)
-    return _number(vix.ConnectEx(made, bool(read_only), snapshot or None, modes or None))
+    return number(vix.ConnectEx(made, bool(read_only), snapshot or None, modes or None))
 
 
-@_guarded("Disconnect")
+@guarded("VixDiskLib_Disconnect")
 def disconnect(connection: int) -> None:
     """A code."""
     vix.Disconnect(connection)
 
 
-@_guarded("PrepareForAccess")
+@guarded("VixDiskLib_PrepareForAccess")
 def prepare(identity: str, *params: Any) -> None:  # noqa: ANN401
     """A code."""
     vix.PrepareForAccess(_params(*params), identity)
 
 
-@_guarded("EndAccess")
+@guarded("VixDiskLib_EndAccess")
 def end_access(identity: str, *params: Any) -> None:  # noqa: ANN401
     """A code."""
     vix.EndAccess(_params(*params), identity)
 
 
-@_guarded("Cleanup")
+@guarded("VixDiskLib_Cleanup")
 def cleanup(*params: Any) -> bytes:  # noqa: ANN401
     """Two numbers of 32 bits."""
     return struct.pack("=II", *vix.Cleanup(_params(*params)))
 
 
-@_guarded("GetConnectParams")
+@guarded("VixDiskLib_GetConnectParams")
 def get_connect_params(connection: int) -> bytes:
     """Four numbers of 32 bits, then ten texts, each with its length; all ones are NULL."""
     p = vix.GetConnectParams(connection)
     last = p.diskFolder if p.specType == c.VIXDISKLIB_SPEC_DATASTORE else p.ssId
     texts = (p.vmxSpec, p.serverName, p.thumbPrint, p.userName, p.password, p.cookie, p.key)
     packed = struct.pack("=IIII", p.credType, p.specType, p.port, p.nfcHostPort)
-    return packed + b"".join(map(_text, (*texts, p.id, p.datastoreMoRef, last)))
-
-
-def _text(text: str | None) -> bytes:
-    if text is None:
-        return b"\xff\xff\xff\xff"
-    raw = text.encode("utf-8", "surrogateescape")
-    return struct.pack("=I", len(raw)) + raw + _NUL
-
-
-def _number(value: int) -> bytes:
-    return struct.pack("=Q", value)
+    return packed + b"".join(map(text, (*texts, p.id, p.datastoreMoRef, last)))
 
 
 # --- Disks ------------------------------------------------------------------------------------
@@ -239,32 +177,32 @@ def _create_params(
     return vix.CreateParams(kind, adapter, version, size, sector) if given else None
 
 
-@_guarded("Create")
+@guarded("VixDiskLib_Create")
 def create(connection: int, path: str, *rest: Any) -> None:  # noqa: ANN401
     """A code. `rest`: six numbers of `_create_params`, then progress."""
     params = _create_params(*rest[:6])
     vix.Create(connection, path, params, rest[6])  # type: ignore[arg-type]  # NULL is refused
 
 
-@_guarded("CreateChild")
+@guarded("VixDiskLib_CreateChild")
 def create_child(handle: int, path: str, kind: int, progress: Progress) -> None:
     """A code."""
     vix.CreateChild(handle, path, kind, progress)
 
 
-@_guarded("Open")
+@guarded("VixDiskLib_Open")
 def open(connection: int, path: str, flags: int) -> bytes:
     """The handle."""
-    return _number(vix.Open(connection, path, flags))
+    return number(vix.Open(connection, path, flags))
 
 
-@_guarded("Close")
+@guarded("VixDiskLib_Close")
 def close(handle: int) -> None:
     """A code."""
     vix.Close(handle)
 
 
-@_guarded("GetInfo")
+@guarded("VixDiskLib_GetInfo")
 def get_info(handle: int) -> bytes:
     """Numbers as in `InfoAnswer` of the C side, then two texts, each with a NUL."""
     i = vix.GetInfo(handle)
@@ -272,31 +210,25 @@ def get_info(handle: int) -> bytes:
     links = (i.adapterType, i.numLinks)
     there = (i.parentFileNameHint is not None, i.uuid is not None)
     fixed = struct.pack("=6IQii4I", *i.biosGeo, *i.physGeo, i.capacity, *links, *sizes, *there)
-    return fixed + _ended((i.parentFileNameHint or "", i.uuid or ""))
+    return fixed + ended((i.parentFileNameHint or "", i.uuid or ""))
 
 
-@_guarded("GetTransportMode")
+@guarded("VixDiskLib_GetTransportMode")
 def get_transport_mode(handle: int) -> bytes:
     """Which of the known transports, as a number of 64 bits."""
-    return _number(c.TRANSPORTS.index(vix.GetTransportMode(handle)))
+    return number(c.TRANSPORTS.index(vix.GetTransportMode(handle)))
 
 
-@_guarded("Unlink")
+@guarded("VixDiskLib_Unlink")
 def unlink(connection: int, path: str) -> None:
     """A code."""
     vix.Unlink(connection, path)
 
 
-@_guarded("Rename")
+@guarded("VixDiskLib_Rename")
 def rename(old: str, new: str) -> None:
     """A code."""
     vix.Rename(old, new)
-
-
-def _ended(texts: Iterable[str]) -> bytes:
-    return b"".join(
-        text.replace("\0", "").encode("utf-8", "surrogateescape") + _NUL for text in texts
-    )
 
 
 # --- Data -------------------------------------------------------------------------------------
@@ -308,7 +240,7 @@ def read(handle: int, start: int, count: int, view: View, odd: int) -> int:
         read_sectors(handle, start, count, view, odd)
         return _OK
     except BaseException as error:
-        return _failed_safely("Read", error)
+        return failed("VixDiskLib_Read", error)
     finally:
         if view is not None:
             view.release()
@@ -320,7 +252,7 @@ def write(handle: int, start: int, count: int, view: View, odd: int) -> int:
         write_sectors(handle, start, count, view, odd)
         return _OK
     except BaseException as error:
-        return _failed_safely("Write", error)
+        return failed("VixDiskLib_Write", error)
     finally:
         if view is not None:
             view.release()
@@ -340,14 +272,7 @@ def _later(code: int) -> int:
     return code if code in _REFUSED else _ASYNC | code << 32
 
 
-def _failed_safely(name: str, error: BaseException) -> int:
-    try:
-        return _failed(name, error)
-    except BaseException:
-        return _FAIL
-
-
-@_guarded("Flush")
+@guarded("VixDiskLib_Flush")
 def flush(handle: int) -> None:
     """A code."""
     vix.Flush(handle)
@@ -361,10 +286,10 @@ def wait(handle: int) -> Answer:
     return _OK
 
 
-_wait = _guarded("Wait")(vix.Wait)
+_wait = guarded("VixDiskLib_Wait")(vix.Wait)
 
 
-@_guarded("QueryAllocatedBlocks")
+@guarded("VixDiskLib_QueryAllocatedBlocks")
 def allocated_blocks(handle: int, start: int, count: int, chunk: int) -> bytes:
     """Pairs of numbers of 64 bits."""
     import numpy as np
@@ -375,70 +300,70 @@ def allocated_blocks(handle: int, start: int, count: int, chunk: int) -> bytes:
 # --- Metadata ---------------------------------------------------------------------------------
 
 
-@_guarded("ReadMetadata")
+@guarded("VixDiskLib_ReadMetadata")
 def read_metadata(handle: int, key: str) -> bytes:
     """The value; whether the program's buffer holds it is the C side's business."""
     return vix.ReadMetadata(handle, key).encode("utf-8", "surrogateescape")
 
 
-@_guarded("WriteMetadata")
+@guarded("VixDiskLib_WriteMetadata")
 def write_metadata(handle: int, key: str, value: str) -> None:
     """A code."""
     vix.WriteMetadata(handle, key, value)
 
 
-@_guarded("GetMetadataKeys")
+@guarded("VixDiskLib_GetMetadataKeys")
 def metadata_keys(handle: int) -> bytes:
     """Each with a NUL."""
-    return _ended(vix.GetMetadataKeys(handle))
+    return ended(vix.GetMetadataKeys(handle))
 
 
 # --- Maintenance ------------------------------------------------------------------------------
 
 
-@_guarded("Grow")
+@guarded("VixDiskLib_Grow")
 def grow(connection: int, path: str, size: int, geometry: int, progress: Progress) -> None:
     """A code."""
     vix.Grow(connection, path, size, bool(geometry), progress)
 
 
-@_guarded("Shrink")
+@guarded("VixDiskLib_Shrink")
 def shrink(handle: int, progress: Progress) -> None:
     """A code."""
     vix.Shrink(handle, progress)
 
 
-@_guarded("Defragment")
+@guarded("VixDiskLib_Defragment")
 def defragment(handle: int, progress: Progress) -> None:
     """A code."""
     vix.Defragment(handle, progress)
 
 
-@_guarded("Clone")
+@guarded("VixDiskLib_Clone")
 def clone(to: int, path: str, of: int, source: str, over: int, *rest: Any) -> None:  # noqa: ANN401
     """A code. `rest`: six numbers of `_create_params`, then progress."""
     vix.Clone(to, path, of, source, _create_params(*rest[:6]), rest[6], bool(over))
 
 
-@_guarded("SpaceNeededForClone")
+@guarded("VixDiskLib_SpaceNeededForClone")
 def space_needed(handle: int, kind: int) -> bytes:
     """A number of 64 bits."""
-    return _number(vix.SpaceNeededForClone(handle, kind))
+    return number(vix.SpaceNeededForClone(handle, kind))
 
 
-@_guarded("CheckRepair")
+@guarded("VixDiskLib_CheckRepair")
 def check_repair(connection: int, path: str, repair: int) -> None:
     """A code."""
     vix.CheckRepair(connection, path, bool(repair))
 
 
-@_guarded("IsAttachPossible")
+@guarded("VixDiskLib_IsAttachPossible")
 def is_attach_possible(parent: int, child: int) -> None:
     """A code."""
     vix.IsAttachPossible(parent, child)
 
 
-@_guarded("Attach")
+@guarded("VixDiskLib_Attach")
 def attach(parent: int, child: int) -> None:
     """A code."""
     vix.Attach(parent, child)

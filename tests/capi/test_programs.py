@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .conftest import Native
 
 PROGRAMS = Path(__file__).parent / "programs"
-NAMES = ("uses", "wrong", "structs", "later", "inside", "life", "mounting")
+NAMES = ("uses", "wrong", "structs", "later", "inside", "life", "pipe", "mounting")
 
 
 def built(native: Native, name: str) -> Path:

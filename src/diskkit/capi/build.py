@@ -54,9 +54,11 @@ def build(folder: Path, version: str, *, executable: str = "") -> None:
         lib64.mkdir()
         vix, mnt = lib64 / "libvixDiskLib.so", lib64 / "libvixMntapi.so"
         _compile(command, work, vix, _VIX, "vixdisklib.map", SONAME)
-        _compile(command, work, mnt, ("mntapi.c",), "mntapi.map", mnt.name)
         for ending in NAMES[1:]:
             (lib64 / (vix.name + ending)).symlink_to(vix.name)
+        # After the links: it asks for the library by its soname.
+        beside = (f"-L{lib64}", "-lvixDiskLib", "-Wl,-rpath,$ORIGIN")
+        _compile(command, work, mnt, ("mntapi.c",), "mntapi.map", mnt.name, *beside)
         (lib64 / "pkgconfig").mkdir()
         (lib64 / "pkgconfig" / "vixDiskLib.pc").write_text(_pkg_config(version))
         if executable:
@@ -87,7 +89,13 @@ def _made(folder: Path) -> Path:
 
 
 def _compile(
-    command: list[str], work: Path, out: Path, sources: tuple[str, ...], exports: str, soname: str
+    command: list[str],
+    work: Path,
+    out: Path,
+    sources: tuple[str, ...],
+    exports: str,
+    soname: str,
+    *libraries: str,
 ) -> None:
     code = HERE / "csrc"
     flags = _FLAGS.split() + shlex.split(os.environ.get("CFLAGS", ""))
@@ -95,7 +103,7 @@ def _compile(
     arguments += [f"-Wl,--version-script={code / exports}", "-o", str(out)]
     arguments += [str(code / name) for name in sources]
     # glibc before 2.34 has these outside of its main library; --as-needed drops them elsewhere.
-    arguments += ["-ldl", "-lpthread"]
+    arguments += [*libraries, "-ldl", "-lpthread"]
     subprocess.run(arguments, check=True, capture_output=True, text=True)
 
 

@@ -14,6 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from diskkit import vixdisklib as vix
 from diskkit.capi.answers import ended, failed, guarded, last_failure, number, speak_by, tell, text
+from diskkit.capi.mntcalls import mnt_close as mnt_close
+from diskkit.capi.mntcalls import mnt_dismount as mnt_dismount
+from diskkit.capi.mntcalls import mnt_exit as mnt_exit
+from diskkit.capi.mntcalls import mnt_init as mnt_init
+from diskkit.capi.mntcalls import mnt_mount as mnt_mount
+from diskkit.capi.mntcalls import mnt_open as mnt_open
+from diskkit.capi.mntcalls import mnt_os_info as mnt_os_info
+from diskkit.capi.mntcalls import mnt_set_info as mnt_set_info
+from diskkit.capi.mntcalls import mnt_volume_info as mnt_volume_info
+from diskkit.capi.mntcalls import mnt_volumes as mnt_volumes
 from diskkit.capi.standard_error import spare
 from diskkit.vixdisklib import constants as c
 from diskkit.vixdisklib.codes import NUMBERS

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import threading
 from itertools import count, islice
 from typing import TYPE_CHECKING
@@ -147,6 +148,8 @@ class Session:
     # --- the loop -----------------------------------------------------------------------------
 
     def _work(self) -> None:
+        # In a program that is not ours its signals are not for this thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         buffer = memoryview(bytearray(wire.MAX_WRITE + wire.HEAD))
         data = memoryview(bytearray(wire.MAX_WRITE))
         device = self._device

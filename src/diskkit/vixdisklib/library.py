@@ -249,6 +249,11 @@ class Library:
         for note in config.notes:
             self.warn(note)
 
+    def listen(self, log: Log | None, warn: Log | None) -> None:
+        """Let these have the lines that nobody has."""
+        with self.lock:
+            self._log, self._warn = self._log or log, self._warn or warn
+
     def stop(self) -> None:
         """Exit: close what is open, and forget everything."""
         with self.lock:
@@ -275,6 +280,10 @@ class Library:
         """Raise unless Init was called."""
         if not self.ready:
             raise vix_error("DISK_NOINIT")
+
+    def new_number(self) -> int:
+        """A handle that no other is."""
+        return next(self._numbers)
 
     def add_connection(self, connection: Connection) -> int:
         """Its handle."""

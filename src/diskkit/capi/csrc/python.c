@@ -110,6 +110,16 @@ void messages_to(VixDiskLibGenericLogFunc *log, VixDiskLibGenericLogFunc *warn,
    client_warn = warn;
 }
 
+void messages_also_to(VixDiskLibGenericLogFunc *log, VixDiskLibGenericLogFunc *warn)
+{
+   if (client_log == NULL) {
+      client_log = log;
+   }
+   if (client_warn == NULL) {
+      client_warn = warn;
+   }
+}
+
 unsigned messages_wanted(void)
 {
    return (client_log != NULL ? 1u : 0u) | (client_warn != NULL ? 2u : 0u);

@@ -77,7 +77,9 @@ extern Python py;
    X(close) X(get_info) X(get_transport_mode) X(unlink) X(rename) X(read) X(write)                \
    X(read_later) X(write_later) X(flush) X(wait) X(allocated_blocks) X(read_metadata)             \
    X(write_metadata) X(metadata_keys) X(grow) X(shrink) X(defragment) X(clone)                    \
-   X(space_needed) X(check_repair) X(is_attach_possible) X(attach)
+   X(space_needed) X(check_repair) X(is_attach_possible) X(attach) X(mnt_init) X(mnt_exit)        \
+   X(mnt_open) X(mnt_set_info) X(mnt_close) X(mnt_volumes) X(mnt_os_info) X(mnt_mount)            \
+   X(mnt_dismount) X(mnt_volume_info)
 
 typedef enum {
 #define NAME(name) CALL_##name,
@@ -94,6 +96,20 @@ int python_usable(void);
 
 /* Why Python could not be started; "" if it was not tried or was. Valid until the next start. */
 const char *python_why_not(void);
+
+/*
+ * The second library has no Python of its own: it calls through these, under names that nobody
+ * else has.
+ */
+#define call_begin diskkit_call_begin
+#define call_number diskkit_call_number
+#define call_handle diskkit_call_handle
+#define call_text diskkit_call_text
+#define call_end diskkit_call_end
+#define call_end_into diskkit_call_end_into
+#define call_end_bytes diskkit_call_end_bytes
+#define messages_also_to diskkit_messages_also_to
+#define messages_wanted diskkit_messages_wanted
 
 /* One call: begin, add arguments, end. Between begin and end the thread holds Python's lock. */
 #define MOST_ARGUMENTS 24
@@ -130,6 +146,8 @@ VixError call_end_bytes(Call *call, size_t room, char **answer, size_t *size);
 /* The client's functions for messages; any may be NULL. */
 void messages_to(VixDiskLibGenericLogFunc *log, VixDiskLibGenericLogFunc *warn,
                  VixDiskLibGenericLogFunc *panic);
+/* The same for what has none. */
+void messages_also_to(VixDiskLibGenericLogFunc *log, VixDiskLibGenericLogFunc *warn);
 /* Give one line to the client's function for warnings, or to standard error. */
 void warn_client(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* For the start of calls.py: takes a level (0 log, 1 warn, 2 standard error) and bytes. NULL after

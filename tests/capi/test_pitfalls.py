@@ -311,7 +311,9 @@ def test_needs_libc_only(native: Native) -> None:
     for name in ("libvixDiskLib.so", "libvixMntapi.so"):
         done = native.run(readelf, "-dW", native.lib64 / name)
         needed = re.findall(r"\(NEEDED\).*\[(.*)\]", done.stdout)
-        assert [n for n in needed if not n.startswith("ld-linux")] in (["libc.so.6"], [])
+        # The second calls Python through the first.
+        ours = {"libvixDiskLib.so.8"} if name == "libvixMntapi.so" else set()
+        assert {n for n in needed if not n.startswith("ld-linux")} - {"libc.so.6"} == ours
         assert re.search("FLAGS_1.*NODELETE", done.stdout)
 
 
@@ -323,6 +325,8 @@ def test_offers_the_functions_and_nothing_else(native: Native) -> None:
     ):
         done = native.run(nm, "-D", "--defined-only", native.lib64 / name)
         names = [line.split()[-1].partition("@")[0] for line in done.stdout.splitlines()]
+        # What only the second library calls has a name that is nobody's.
+        names = [n for n in names if not n.startswith("diskkit_")]
         assert len(names) == count
         assert all(n.startswith(prefix) for n in names)
 

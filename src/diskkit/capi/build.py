@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 NAMES = ("", ".6", ".7", ".8", ".9", ".8.0.3")
 """Endings under which programs look for the library (c-abi, 2.1; vddk-api, 8.2)."""
 SONAME = "libvixDiskLib.so.8"
-_VIX = ("find.c", "later.c", "python.c", "params.c", "stretch.c", "vixdisklib.c")
+_MNT = "mntapi.c"
 _FLAGS = (
     "-std=gnu11 -O2 -fPIC -shared -Wall -Wextra -s"
     " -Wl,-z,nodelete -Wl,-z,defs -Wl,-z,relro -Wl,-z,now -Wl,--as-needed"
@@ -53,12 +53,13 @@ def build(folder: Path, version: str, *, executable: str = "") -> None:
         lib64 = work / "lib64"
         lib64.mkdir()
         vix, mnt = lib64 / "libvixDiskLib.so", lib64 / "libvixMntapi.so"
-        _compile(command, work, vix, _VIX, "vixdisklib.map", SONAME)
+        sources = sorted(path.name for path in (HERE / "csrc").glob("*.c") if path.name != _MNT)
+        _compile(command, work, vix, sources, "vixdisklib.map", SONAME)
         for ending in NAMES[1:]:
             (lib64 / (vix.name + ending)).symlink_to(vix.name)
         # After the links: it asks for the library by its soname.
         beside = (f"-L{lib64}", "-lvixDiskLib", "-Wl,-rpath,$ORIGIN")
-        _compile(command, work, mnt, ("mntapi.c",), "mntapi.map", mnt.name, *beside)
+        _compile(command, work, mnt, [_MNT], "mntapi.map", mnt.name, *beside)
         (lib64 / "pkgconfig").mkdir()
         (lib64 / "pkgconfig" / "vixDiskLib.pc").write_text(_pkg_config(version))
         if executable:
@@ -92,7 +93,7 @@ def _compile(
     command: list[str],
     work: Path,
     out: Path,
-    sources: tuple[str, ...],
+    sources: list[str],
     exports: str,
     soname: str,
     *libraries: str,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -189,7 +190,12 @@ def Attach(parent: int, child: int) -> None:
         upper.wait()
         if upper.joined:
             raise vix_error("NOT_SUPPORTED", f"{upper.path}: has an attached parent itself")
-        with upper.alone() as base, lower.alone() as leaf:
+        with ExitStack() as stack:
+            # Always in the same order: two threads may attach the two to each other.
+            first, second = sorted((upper, lower), key=lambda handle: handle.number)
+            held = {id(first): stack.enter_context(first.alone())}
+            held[id(second)] = stack.enter_context(second.alone())
+            base, leaf = held[id(upper)], held[id(lower)]
             _check_pair(base.chain.links, leaf.chain.links)
             if upper.writable:
                 base.close()

@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Python's life in this process, and one call into it.
- *
- * Nothing is started before it is needed, because programs fork between loading a library and
- * using it. Python is never ended. A thread that Python does not know gets a thread state at its
- * first call and keeps it until it ends: making one takes far longer than a read.
+ * Python's life in this process. Nothing is started before it is needed, because programs fork
+ * between loading a library and using it; and Python is never ended.
  */
 
 #define _GNU_SOURCE
@@ -19,184 +16,29 @@
 #include <unistd.h>
 #include <wchar.h>
 
-#include "python.h"
+#include "inside.h"
 
 Python py;
 
-static Object *functions[CALL_COUNT];
-static const char *const names[CALL_COUNT] = {
+Object *functions[CALL_COUNT];
+const char *const names[CALL_COUNT] = {
 #define NAME(name) #name,
    CALLS(NAME)
 #undef NAME
 };
 
 static pthread_mutex_t starting = PTHREAD_MUTEX_INITIALIZER;
-static volatile int started; /* functions[] can be called */
-static volatile int forked;  /* this is a child, and Python's threads are in the parent */
 static char why_not[1024];
-
-/* ---- Threads and forks ------------------------------------------------------------------- */
-
-/* How to leave Python: either this, or what PyGILState_Ensure said. */
-#define STICKY (-1)
-
-static __thread void *own_state; /* the state that this library made for this thread */
-static pthread_key_t ending;
-static int has_ending;
-
-/* A thread that has a state of ours ends. */
-static void thread_ends(void *state)
-{
-   if (forked || !py.Py_IsInitialized()) {
-      return;
-   }
-   own_state = NULL;
-   py.PyEval_RestoreThread(state);
-   py.PyThreadState_Clear(state);
-   py.PyThreadState_DeleteCurrent();
-}
 
 static void child_begins(void)
 {
-   if (started) {
-      forked = 1;
-   }
    pthread_mutex_init(&starting, NULL);
 }
 
-/* Python makes its keys later than this, and keys are cleared in the order of their making. */
-__attribute__((constructor)) static void library_is_loaded(void)
+__attribute__((constructor)) static void watch_forks(void)
 {
-   has_ending = pthread_key_create(&ending, thread_ends) == 0;
    pthread_atfork(NULL, NULL, child_begins);
 }
-
-/* Returns how to leave again. */
-static int enter(void)
-{
-   if (own_state != NULL) {
-      py.PyEval_RestoreThread(own_state);
-      return STICKY;
-   }
-   int known = py.PyGILState_GetThisThreadState() != NULL;
-   int said = py.PyGILState_Ensure();
-   if (known || !has_ending) {
-      return said;
-   }
-   own_state = py.PyGILState_GetThisThreadState();
-   pthread_setspecific(ending, own_state);
-   return STICKY;
-}
-
-static void leave(int kept)
-{
-   if (kept == STICKY) {
-      py.PyEval_SaveThread();
-   } else {
-      py.PyGILState_Release(kept);
-   }
-}
-
-/* ---- Messages ---------------------------------------------------------------------------- */
-
-static VixDiskLibGenericLogFunc *volatile client_log;
-static VixDiskLibGenericLogFunc *volatile client_warn;
-
-void messages_to(VixDiskLibGenericLogFunc *log, VixDiskLibGenericLogFunc *warn,
-                 VixDiskLibGenericLogFunc *panic)
-{
-   (void)panic; /* nothing here ends a program */
-   client_log = log;
-   client_warn = warn;
-}
-
-void messages_also_to(VixDiskLibGenericLogFunc *log, VixDiskLibGenericLogFunc *warn)
-{
-   if (client_log == NULL) {
-      client_log = log;
-   }
-   if (client_warn == NULL) {
-      client_warn = warn;
-   }
-}
-
-unsigned messages_wanted(void)
-{
-   return (client_log != NULL ? 1u : 0u) | (client_warn != NULL ? 2u : 0u);
-}
-
-static void emit(VixDiskLibGenericLogFunc *function, const char *format, ...)
-{
-   va_list arguments;
-   va_start(arguments, format);
-   function(format, arguments);
-   va_end(arguments);
-}
-
-/* A program whose standard error nobody reads any more must not die of what is said here. */
-static void write_error(const char *line)
-{
-   sigset_t pipe, before, pending;
-   struct timespec at_once = {0, 0};
-   sigemptyset(&pipe);
-   sigaddset(&pipe, SIGPIPE);
-   sigpending(&pending);
-   pthread_sigmask(SIG_BLOCK, &pipe, &before);
-   fputs(line, stderr);
-   if (!sigismember(&pending, SIGPIPE)) {
-      sigtimedwait(&pipe, NULL, &at_once);
-   }
-   pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
-void warn_client(const char *format, ...)
-{
-   char line[1200];
-   va_list arguments;
-   VixDiskLibGenericLogFunc *warn = client_warn;
-   va_start(arguments, format);
-   vsnprintf(line, sizeof line, format, arguments);
-   va_end(arguments);
-   if (warn != NULL) {
-      emit(warn, "%s", line);
-   } else {
-      write_error(line);
-   }
-}
-
-static Object *none(void)
-{
-   py.Py_IncRef(py.none);
-   return py.none;
-}
-
-/* say(level, line): called by calls.py; 0 log, 1 warn, 2 standard error */
-static Object *say(Object *self, Object *const *arguments, ssize_t count)
-{
-   char *line;
-   (void)self;
-   if (count == 2 && py.PyBytes_AsStringAndSize(arguments[1], &line, NULL) == 0) {
-      unsigned long long level = py.PyLong_AsUnsignedLongLong(arguments[0]);
-      VixDiskLibGenericLogFunc *function = level == 0 ? client_log : client_warn;
-      void *state = py.PyEval_SaveThread();
-      if (level == 2) {
-         write_error(line);
-      } else if (function != NULL) {
-         emit(function, "%s", line);
-      }
-      py.PyEval_RestoreThread(state);
-   }
-   py.PyErr_Clear();
-   return none();
-}
-
-Object *make_say(void)
-{
-   static Method method = {"say", (void *)say, METHOD_FAST, NULL};
-   return py.PyCFunction_NewEx(&method, NULL, NULL);
-}
-
-/* ---- Start ------------------------------------------------------------------------------- */
 
 const char *python_why_not(void)
 {
@@ -472,8 +314,7 @@ static int start_locked(void)
           initialize(library, found.executable) != 0) {
          return -1;
       }
-      /* This thread's state is the main one: it must outlive the thread. */
-      own_state = py.PyGILState_GetThisThreadState();
+      this_thread_is_main();
       kept = STICKY;
    }
    int failed = import_calls(found.packages);
@@ -530,204 +371,4 @@ VixError python_start(void)
       return VIX_E_DISK_SUBSYSTEM_INIT_FAIL;
    }
    return VIX_OK;
-}
-
-/* ---- Calls ------------------------------------------------------------------------------- */
-
-VixError call_begin(Call *call, CallName name)
-{
-   if (!started) {
-      return VIX_E_DISK_NOINIT;
-   }
-   if (forked) {
-      return VIX_E_FAIL;
-   }
-   call->name = name;
-   call->count = 0;
-   call->failed = 0;
-   call->kept = enter();
-   return VIX_OK;
-}
-
-static void add(Call *call, Object *argument)
-{
-   if (argument == NULL) {
-      py.PyErr_Clear();
-      call->failed = 1;
-      argument = none();
-   }
-   call->arguments[call->count++] = argument;
-}
-
-void call_number(Call *call, uint64_t value)
-{
-   add(call, py.PyLong_FromUnsignedLongLong(value));
-}
-
-void call_handle(Call *call, const void *handle)
-{
-   add(call, py.PyLong_FromUnsignedLongLong((uintptr_t)handle));
-}
-
-void call_text(Call *call, const char *text)
-{
-   /* A file may have any name, and must get through as it is. */
-   add(call, text == NULL
-                ? none()
-                : py.PyUnicode_DecodeUTF8(text, (ssize_t)strlen(text), "surrogateescape"));
-}
-
-void call_buffer(Call *call, const void *buffer, uint64_t sectors, int access)
-{
-   uint64_t size = sectors <= (PTRDIFF_MAX >> 9) ? sectors << 9 : 0;
-   add(call, buffer == NULL ? none()
-                            : py.PyMemoryView_FromMemory((char *)buffer, (ssize_t)size, access));
-}
-
-/* What the client gave to be told of progress. */
-typedef struct {
-   VixDiskLibProgressFunc function;
-   void *data;
-} Progress;
-
-static Object *progress_made(Object *self, Object *percent)
-{
-   Progress *progress = py.PyCapsule_GetPointer(self, "progress");
-   unsigned long long value = py.PyLong_AsUnsignedLongLong(percent);
-   if (progress != NULL && progress->function != NULL && value <= 100) {
-      void *state = py.PyEval_SaveThread();
-      progress->function(progress->data, (int)value);
-      py.PyEval_RestoreThread(state);
-   }
-   py.PyErr_Clear();
-   return none();
-}
-
-static void progress_freed(Object *capsule)
-{
-   free(py.PyCapsule_GetPointer(capsule, "progress"));
-}
-
-void call_progress(Call *call, VixDiskLibProgressFunc function, void *data)
-{
-   static Method method = {"progress", (void *)progress_made, METHOD_ONE_ARGUMENT, NULL};
-   if (function == NULL) {
-      add(call, none());
-      return;
-   }
-   Progress *progress = malloc(sizeof *progress);
-   Object *capsule = NULL;
-   if (progress != NULL) {
-      progress->function = function;
-      progress->data = data;
-      capsule = py.PyCapsule_New(progress, "progress", progress_freed);
-   }
-   if (capsule == NULL) {
-      free(progress);
-      add(call, NULL);
-      return;
-   }
-   add(call, py.PyCFunction_NewEx(&method, capsule, NULL));
-   py.Py_DecRef(capsule);
-}
-
-/* Make the call; the result, or NULL after an error that was reported. */
-static Object *perform(Call *call)
-{
-   Object *result = NULL;
-   if (!call->failed) {
-      result = py.PyObject_Vectorcall(functions[call->name], call->arguments,
-                                      (size_t)call->count, NULL);
-   }
-   for (int i = 0; i < call->count; i++) {
-      py.Py_DecRef(call->arguments[i]);
-   }
-   if (result == NULL && !call->failed) {
-      py.PyErr_Clear();
-   }
-   return result;
-}
-
-static uint64_t code_of(Object *result)
-{
-   uint64_t code = py.PyLong_AsUnsignedLongLong(result);
-   if (code == (uint64_t)-1) {
-      py.PyErr_Clear();
-      return VIX_E_FAIL;
-   }
-   return code;
-}
-
-/* After `leave`: the client hears of what should never happen. */
-static VixError broken(const Call *call)
-{
-   if (call->failed) {
-      return VIX_E_OUT_OF_MEMORY;
-   }
-   warn_client("diskkit: the call %s failed in Python without an answer\n", names[call->name]);
-   return VIX_E_FAIL;
-}
-
-uint64_t call_end_number(Call *call)
-{
-   Object *result = perform(call);
-   uint64_t code = VIX_E_FAIL;
-   if (result != NULL) {
-      code = code_of(result);
-      py.Py_DecRef(result);
-   }
-   leave(call->kept);
-   return result != NULL ? code : broken(call);
-}
-
-VixError call_end(Call *call)
-{
-   return call_end_number(call);
-}
-
-VixError call_end_bytes(Call *call, size_t room, char **answer, size_t *size)
-{
-   Object *result = perform(call);
-   VixError code = VIX_E_FAIL;
-   char *bytes;
-   ssize_t length;
-   if (result != NULL && py.PyBytes_AsStringAndSize(result, &bytes, &length) == 0) {
-      char *copy = malloc(room + (size_t)length + 1);
-      code = VIX_E_OUT_OF_MEMORY;
-      if (copy != NULL) {
-         memcpy(copy + room, bytes, (size_t)length);
-         copy[room + (size_t)length] = 0;
-         *answer = copy;
-         *size = (size_t)length;
-         code = VIX_OK;
-      }
-   } else if (result != NULL) {
-      py.PyErr_Clear();
-      code = code_of(result);
-      if (code == VIX_OK) {
-         code = VIX_E_FAIL; /* it should have been an answer */
-      }
-   }
-   if (result != NULL) {
-      py.Py_DecRef(result);
-   }
-   leave(call->kept);
-   return result != NULL ? code : broken(call);
-}
-
-VixError call_end_into(Call *call, void *answer, size_t size)
-{
-   char *bytes;
-   size_t length;
-   VixError code = call_end_bytes(call, 0, &bytes, &length);
-   if (code != VIX_OK) {
-      return code;
-   }
-   if (length == size) {
-      memcpy(answer, bytes, size);
-   } else {
-      code = VIX_E_FAIL;
-   }
-   free(bytes);
-   return code;
 }

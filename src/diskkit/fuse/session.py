@@ -91,7 +91,8 @@ class Session:
         self._handles: dict[int, OpenFile | Folder] = {}
         self._numbers = count(1)
         self._count = threads
-        self._threads: list[threading.Thread] = []
+        self._working = 0
+        self._ended = threading.Condition()
         self._answers: dict[int, Callable[[wire.Request, memoryview], bytes]] = {
             Op.LOOKUP: self._lookup,
             Op.GETATTR: lambda r, _: wire.attribute_answer(tree.stat(r.node)),
@@ -132,13 +133,15 @@ class Session:
         self._answer(request.unique, wire.init_answer(read_ahead, flags & wire.WANTED))
         for number in range(self._count):
             thread = threading.Thread(target=self._work, name=f"fuse-{number}", daemon=True)
+            with self._ended:
+                self._working += 1
             thread.start()
-            self._threads.append(thread)
 
     def join(self) -> None:
         """Return when the mount is gone."""
-        for thread in self._threads:
-            thread.join()
+        # A Thread.join that a signal interrupts takes the thread for ended (CPython 3.11).
+        with self._ended:
+            self._ended.wait_for(lambda: not self._working)
 
     def close(self) -> None:
         """After `join`."""
@@ -148,6 +151,14 @@ class Session:
     # --- the loop -----------------------------------------------------------------------------
 
     def _work(self) -> None:
+        try:
+            self._serve()
+        finally:
+            with self._ended:
+                self._working -= 1
+                self._ended.notify_all()
+
+    def _serve(self) -> None:
         # In a program that is not ours its signals are not for this thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         buffer = memoryview(bytearray(wire.MAX_WRITE + wire.HEAD))

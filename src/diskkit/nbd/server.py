@@ -19,14 +19,13 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
 from diskkit.errors import UsageError
+from diskkit.interfaces import Closing
 from diskkit.nbd.listening import close_all
 from diskkit.nbd.negotiation import CONTEXTS
 from diskkit.nbd.session import Served, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
-    from typing import Self
 
 __all__ = ["CONTEXTS", "MOST_CLIENTS", "Served", "Server", "server_context"]
 
@@ -38,7 +37,7 @@ _BREATH_SECONDS = 0.1
 _MOST_NAME = 4096
 
 
-class Server:
+class Server(Closing):
     """Serves disks to any number of clients. The disks stay the caller's."""
 
     def __init__(
@@ -137,19 +136,6 @@ class Server:
             if fd >= 0:
                 os.close(fd)
         self._wake_out = self._wake_in = -1
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
 
 def server_context(folder: str, *, verify: bool = False) -> ssl.SSLContext:

@@ -33,11 +33,13 @@ class Mounts:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._running: list[tuple[subprocess.Popen[str], Path]] = []
+        self._folders: list[Path] = []
 
     def folder(self) -> Path:
         """A new empty folder."""
-        path = self._folder / f"mnt{len(self._running)}"
+        path = self._folder / f"mnt{len(self._folders)}"
         path.mkdir()
+        self._folders.append(path)
         return path
 
     def mount(self, disk: str | Path, *options: str | Path) -> tuple[Path, subprocess.Popen[str]]:
@@ -63,13 +65,14 @@ class Mounts:
         return process.returncode, said
 
     def clear(self) -> None:
-        for process, folder in self._running:
+        for folder in self._folders:
+            subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
+        for process, _ in self._running:
             if process.poll() is None:
                 process.kill()
                 process.communicate(timeout=TIMEOUT)
             elif process.stderr is not None:
                 process.stderr.close()
-            subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
 
 
 @pytest.fixture

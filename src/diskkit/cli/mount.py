@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs mount and umount: a disk as files, its volumes as folders."""
+"""The verb mount: a disk as files, its volumes as folders."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from diskkit.cli.failures import DONE, FAILED, say, warn
+from diskkit.cli.failures import DONE, FAILED, warn
 from diskkit.cli.options import Common, Json, with_common
-from diskkit.errors import DiskkitError, FormatError, StorageError, UsageError, printable_line
+from diskkit.errors import FormatError, StorageError, UsageError, printable_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from diskkit.disk import Disk
+    from diskkit.fuse.servers import Writer
     from diskkit.fuse.tree import Tree
     from diskkit.volumes import Volume
 
@@ -41,6 +44,9 @@ def mount(
         str | None,
         typer.Option("--overlay", metavar="FILE", help="Keep what is written in FILE."),
     ] = None,
+    kernel: Annotated[
+        bool, typer.Option("--kernel", help="Let the kernel's own driver show the volume.")
+    ] = False,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, until interrupted or unmounted.")
     ] = False,
@@ -52,24 +58,38 @@ def mount(
 ) -> int:
     """Show a disk as the file flat, its volumes as files, and their files in the folder files."""
     if list_:
-        return _list(as_json=as_json)
+        from diskkit.cli.umount import list_mounts
+
+        return list_mounts(as_json=as_json)
     if name is None or folder is None:
         raise UsageError("mount: name a disk and a folder, or say --list")
     if writable and overlay is not None:
         raise UsageError("mount: --overlay and --writable: what is written goes to one of them")
-    if volume is not None and (writable or overlay is not None):
-        raise UsageError("mount: the files of a volume can be read only: leave out --volume")
+    if kernel and volume is None:
+        raise UsageError("mount: --kernel mounts one volume: say which by --volume")
     if not os.path.isdir(folder):  # noqa: PTH112 - as it was given
         raise StorageError(folder, "is not a folder")
     ready = None if foreground else _background()
     if isinstance(ready, int):
         return ready
-    with common.open(name, writable=writable, overlay=overlay) as disk:
-        tree = _tree(disk, volume, common)
-        try:
-            _serve(disk, tree, folder, common, ready=ready, allow_other=allow_other)
-        finally:
-            tree.close()
+    told = _Told(common, ready)
+    with ExitStack() as stack:
+        if volume is not None and (kernel or writable or overlay is not None):
+            from diskkit.fuse.servers import Writer
+
+            if allow_other:
+                raise UsageError(
+                    "mount: --allow-other: the kernel lets in whom the files' modes do"
+                )
+            # Left last: it tells others how closing the disk went.
+            writer = stack.enter_context(Writer())
+            disk = stack.enter_context(common.open(name, writable=writable, overlay=overlay))
+            _serve_to_kernel(disk, volume, folder, writer, told)
+        else:
+            disk = stack.enter_context(common.open(name, writable=writable, overlay=overlay))
+            tree = _tree(disk, volume, common)
+            stack.callback(tree.close)
+            _serve(disk, tree, folder, told, allow_other=allow_other)
     return DONE
 
 
@@ -86,6 +106,24 @@ class _Ready:
         os.close(null)
         os.write(self._pipe, b"!")
         os.close(self._pipe)
+
+
+class _Told(NamedTuple):
+    """How to talk, and to whom."""
+
+    common: Common
+    ready: _Ready | None
+
+    def mounted(self, folder: str) -> None:
+        """It can be used."""
+        if self.ready is not None:
+            self.ready.tell()
+        elif not self.common.quiet:
+            print(printable_line(f"mounted {folder}"), file=sys.stderr, flush=True)
+
+    @property
+    def warn(self) -> Callable[[str], object] | None:
+        return None if self.common.quiet else warn
 
 
 def _background() -> _Ready | int:
@@ -124,30 +162,20 @@ def _tree(disk: Disk, chosen: str | None, common: Common) -> Tree:
     return JoinedTree(DiskTree(disk, volumes, uid=os.getuid(), gid=os.getgid()), volumes)
 
 
-def _serve(
-    disk: Disk, tree: Tree, folder: str, common: Common, *, ready: _Ready | None, allow_other: bool
-) -> None:
+def _serve(disk: Disk, tree: Tree, folder: str, told: _Told, *, allow_other: bool) -> None:
     from diskkit.fuse import mounting
-    from diskkit.fuse.session import THREADS, Session
+    from diskkit.fuse.session import Session
 
     read_only = not disk.writable
     device = mounting.mount(disk.path, folder, read_only=read_only, allow_other=allow_other)
-    threads = _FAR_THREADS if disk.path.startswith(_FAR) else THREADS
-    session = Session(device, tree, threads=threads, warn=None if common.quiet else warn)
+    session = Session(device, tree, threads=_threads(disk), warn=told.warn)
     try:
         session.start()
         mounting.read_ahead(folder)
-        if ready is not None:
-            ready.tell()
-        elif not common.quiet:
-            print(printable_line(f"mounted {folder}"), file=sys.stderr, flush=True)
+        told.mounted(folder)
         session.join()
     except BaseException as error:
-        try:
-            mounting.unmount(folder)
-        except StorageError:
-            # Somebody is inside: they keep what they have open until they leave.
-            mounting.unmount(folder, lazy=True)
+        _leave(folder)
         session.join()
         if not isinstance(error, KeyboardInterrupt):
             raise
@@ -155,55 +183,61 @@ def _serve(
         session.close()
 
 
-def _list(*, as_json: bool) -> int:
-    from diskkit.fuse.mounting import mounted
+def _serve_to_kernel(disk: Disk, chosen: str, folder: str, writer: Writer, told: _Told) -> None:
+    """Show a volume over FUSE to the kernel alone, and let it mount that on the folder."""
+    from diskkit.fuse import kernel, mounting
+    from diskkit.fuse.servers import Note
+    from diskkit.fuse.session import Session
+    from diskkit.fuse.tree import VolumeTree
+    from diskkit.volumes import find_volumes
 
-    found = mounted()
-    if as_json:
-        print(json.dumps({"mounts": [one._asdict() for one in found]}))
-    for one in found if not as_json else ():
-        print(printable_line(f"{one.folder}  {one.disk}  {one.options.partition(',')[0]}"))
-    return DONE
-
-
-def _settle(folder: str) -> None:
-    """What was written is durable before the folder is gone: its server ends a little later."""
-    flat = os.path.join(folder, "flat")  # noqa: PTH118 - as it was given
+    volume = find_volumes(disk).volume(chosen)
+    kernel.driver_for(volume)
+    folder = os.path.realpath(folder)
+    note = Note(writer.label, disk.path, folder, "", disk.writable)
+    private = writer.private_folder()
+    device = -1
     try:
-        fd = os.open(flat, os.O_RDONLY)
-    except OSError:
-        return  # a single volume, which is never written to; or its server is dead
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        raise StorageError(flat, error.strerror or "cannot be made durable") from None
+        device = mounting.mount(
+            disk.path, str(private), read_only=not disk.writable, allow_other=False
+        )
     finally:
-        os.close(fd)
+        if device < 0:
+            private.rmdir()
+    tree = VolumeTree(disk, volume)
+    session = Session(device, tree, threads=_threads(disk), warn=told.warn)
+    try:
+        session.start()
+        mounting.read_ahead(str(private))
+        note = kernel.mount_volume(private / os.fsdecode(tree.name), folder, volume, writer, note)
+        told.mounted(folder)
+        session.join()
+    except BaseException as error:
+        rows = [(row.source, row.folder) for row in mounting.rows()]
+        if (note.loop, folder) in rows:
+            _leave(folder)
+        elif str(private) in (where for _, where in rows):
+            _leave(str(private))
+        session.join()
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+    finally:
+        session.close()
+        if private.exists():
+            private.rmdir()
 
 
-def umount(
-    folders: Annotated[
-        list[str] | None, typer.Argument(metavar="DIR", help="Where it is mounted.")
-    ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Everything that diskkit mounted.")] = False,
-    lazy: Annotated[
-        bool, typer.Option("--lazy", help="Now, and for those who are inside when they leave.")
-    ] = False,
-) -> int:
-    """Take disks out of the file tree."""
-    from diskkit.fuse.mounting import mounted, unmount
+def _leave(folder: str) -> None:
+    from diskkit.fuse import mounting
 
-    ours = [one.folder for one in mounted()]
-    if all_ == bool(folders):
-        raise UsageError("umount: name folders, or say --all")
-    status = DONE
-    for folder in reversed(ours) if all_ else folders or ():
-        try:
-            if not all_ and os.path.realpath(folder) not in ours:
-                raise StorageError(folder, "is not mounted by diskkit")
-            _settle(folder)
-            unmount(folder, lazy=lazy)
-        except DiskkitError as error:
-            say(str(error))
-            status = FAILED
-    return status
+    try:
+        mounting.unmount(folder)
+    except StorageError:
+        # Somebody is inside: they keep what they have open until they leave.
+        mounting.unmount(folder, lazy=True)
+
+
+def _threads(disk: Disk) -> int:
+    from diskkit.fuse.session import THREADS
+
+    return _FAR_THREADS if disk.path.startswith(_FAR) else THREADS

@@ -42,7 +42,7 @@ COMMANDS = {
     "vdiskmanager": "vdiskmanager:vdiskmanager",
     "libdir": "libdir:libdir",
     "mount": "mount:mount",
-    "umount": "mount:umount",
+    "umount": "umount:umount",
 }
 """Verb: where it is. A new verb is a function and a line here."""
 

@@ -127,16 +127,29 @@ def unmount(folder: str, *, lazy: bool = False) -> None:
     raise StorageError(folder, text.get(number, os.strerror(number)), errno=number)
 
 
-def mounted() -> list[Mounted]:
-    """What is mounted by diskkit, as this process sees the file tree; newest last."""
+class Row(NamedTuple):
+    """A line of mountinfo (proc_pid_mountinfo(5))."""
+
+    source: str
+    folder: str
+    type: str
+    options: str
+
+
+def rows() -> list[Row]:
+    """What is mounted, as this process sees the file tree; newest last."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
-        head, _, tail = line.partition(" - ")
+    for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
+        head, _, tail = os.fsdecode(line).partition(" - ")
         kind, source, *_ = tail.split(" ")
-        if kind == TYPE:
-            fields = head.split(" ")
-            found.append(Mounted(_plain(source), _plain(fields[4]), fields[5]))
+        fields = head.split(" ")
+        found.append(Row(_plain(source), _plain(fields[4]), kind, fields[5]))
     return found
+
+
+def mounted() -> list[Mounted]:
+    """What is mounted by diskkit over FUSE, as this process sees the file tree; newest last."""
+    return [Mounted(row.source, row.folder, row.options) for row in rows() if row.type == TYPE]
 
 
 def _plain(text: str) -> str:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from diskkit.fuse.wire import ROOT, Attributes
 from diskkit.runs import State
+from diskkit.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diskkit.disk import Disk
-    from diskkit.volumes import Volume
+    from diskkit.interfaces import Readable
 
 _SECTOR = 512
 
@@ -109,6 +110,7 @@ class DiskTree(Tree):
 
     def __init__(self, disk: Disk, volumes: list[Volume], *, uid: int, gid: int) -> None:
         """Show `disk`, writable if it is."""
+        self._disk = disk
         self.size = disk.size
         self._owner = uid, gid
         self._when = time.time_ns()
@@ -162,9 +164,20 @@ class DiskTree(Tree):
             raise failure(errno.EROFS)
         return Whole(one.content, self._disk)
 
-    @property
-    def _disk(self) -> Disk:
-        return self._files[0].content  # type: ignore[return-value]
+
+class VolumeTree(DiskTree):
+    """A folder with one volume as its only file, called by the disk and the volume."""
+
+    def __init__(self, disk: Disk, volume: Volume) -> None:
+        """Show `volume`, which lies on `disk`; writable if that is. For this user alone."""
+        self._disk = disk
+        self.size = volume.size
+        self._owner = os.getuid(), os.getgid()
+        self._when = time.time_ns()
+        # Programs that list mounts show it as what is mounted.
+        label = f"{os.path.basename(disk.path)}:{volume.name}".replace("/", "-")  # noqa: PTH119
+        self.name = os.fsencode(label)[-255:]
+        self._files = [Fixed(self.name, volume, volume.size // _SECTOR)]
 
 
 class Whole(OpenFile):
@@ -175,6 +188,11 @@ class Whole(OpenFile):
         self._content = content
         self._disk = disk
         self.size = content.size
+        try:
+            next(self._ranges(0, min(1, self.size)), None)
+            self._mapped = True
+        except OSError:
+            self._mapped = False
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         n = max(0, min(len(buffer), self.size - offset))
@@ -201,17 +219,13 @@ class Whole(OpenFile):
 
     def _ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Where a range lies on the disk."""
-        if self._content is self._disk:
-            yield offset, length
-            return
-        for piece in self._content.pieces(offset, length):  # type: ignore[union-attr]
-            if piece.source is not self._disk:
-                raise failure(errno.EOPNOTSUPP)
-            yield piece.offset, piece.length
+        yield from _places(self._content, self._disk, offset, length)
 
     def seek(self, offset: int, whence: int) -> int:
         if offset >= self.size:
             raise failure(errno.ENXIO)
+        if not self._mapped:
+            return super().seek(offset, whence)
         at = offset
         for begin, n in self._ranges(offset, self.size - offset):
             found = _seek(self._disk, begin, n, data=whence == os.SEEK_DATA)
@@ -225,6 +239,17 @@ class Whole(OpenFile):
     def flush(self) -> None:
         if self._content.writable:
             self._disk.flush()
+
+
+def _places(source: Readable, disk: Disk, offset: int, length: int) -> Iterator[tuple[int, int]]:
+    """Where a range of something on `disk` lies on it; a logical volume's partition is between."""
+    if source is disk:
+        yield offset, length
+    elif isinstance(source, Volume):
+        for piece in source.pieces(offset, length):
+            yield from _places(piece.source, disk, piece.offset, piece.length)
+    else:
+        raise failure(errno.EOPNOTSUPP)  # encrypted, or on another disk
 
 
 def _seek(disk: Disk, offset: int, length: int, *, data: bool) -> int | None:

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes mounted by the kernel's own drivers, on our file and a loop device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+import diskkit as dk
+from diskkit.errors import StorageError, UnsupportedFeature
+from diskkit.fuse import kernel, loop, mounting, servers
+from diskkit.fuse.servers import Note, Writer
+from files.guests import plain_names, unix_tree, walk
+from fuse.conftest import TIMEOUT, diskkit
+from makers.peers import SKIP_PREFIX, requires
+from volumes.tables import put_mbr
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diskkit.volumes import Volume
+    from fuse.conftest import Mounts
+
+MIB = 1 << 20
+START = 8 * MIB
+MAKERS = {
+    "ext4": (64, ["mke2fs", "-q", "-t", "ext4"], ["e2fsck", "-fn"]),
+    "xfs": (320, ["mkfs.xfs", "-q"], ["xfs_repair", "-n"]),
+    "btrfs": (160, ["mkfs.btrfs", "-q"], ["btrfs", "check", "--readonly"]),
+}
+
+
+@pytest.fixture
+def needs(mounts: Mounts) -> Callable[[str], None]:
+    """Skip where the kernel cannot mount that filesystem."""
+
+    def check(kind: str) -> None:
+        if not os.access("/dev/loop-control", os.R_OK | os.W_OK):
+            pytest.skip(f"{SKIP_PREFIX} /dev/loop-control, as root")
+        if kind not in kernel.known_to_kernel():
+            pytest.skip(f"{SKIP_PREFIX} {kind} in this kernel")
+
+    return check
+
+
+def quiet(*words: str | Path) -> None:
+    done = subprocess.run(
+        [requires(str(words[0])), *words[1:]], capture_output=True, timeout=TIMEOUT, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")
+
+
+def empty(kind: str, folder: Path, disk_kind: str = "monolithicSparse") -> Path:
+    """A disk whose second partition holds an empty filesystem."""
+    size, make, _ = MAKERS[kind]
+    volume, raw, path = folder / "volume.raw", folder / "disk.raw", folder / f"{folder.name}.vmdk"
+    volume.touch()
+    os.truncate(volume, size * MIB)
+    quiet(*make, volume)
+    table = bytearray(START)
+    put_mbr(table, [(0x83, 2048, 2048), (0x83, START // 512, size * MIB // 512)])
+    raw.write_bytes(table)
+    seek = [f"if={volume}", f"of={raw}", "bs=1M", "seek=8", "conv=sparse,notrunc", "status=none"]
+    quiet("dd", *seek)
+    os.truncate(raw, START + size * MIB)
+    with dk.open_disk(raw) as disk:
+        dk.clone(disk, path, disk_kind)
+    return path
+
+
+def volume_of(path: Path, folder: Path) -> Path:
+    """Its second partition as a file."""
+    raw, found = folder / "again.raw", folder / "again.volume"
+    assert diskkit("convert", path, raw, "--type", "raw", "--force", "-q").returncode == 0
+    quiet("dd", f"if={raw}", f"of={found}", "bs=1M", "skip=8", "conv=sparse", "status=none")
+    os.truncate(found, raw.stat().st_size - START)
+    return found
+
+
+def hashed(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def left(path: Path) -> list[str]:
+    """What is left of mounts of a disk: loop devices and notes."""
+    files = [f.read_text() for f in Path("/sys/block").glob("loop*/loop/backing_file")]
+    found = [file for file in files if path.name in file]
+    for reader in servers.notes():
+        with reader:
+            note = reader.note
+            if note is not None and note.disk == str(path):
+                found.append(note.label)
+    return found
+
+
+def inside(folder: Path) -> dict[bytes, tuple[str, str]]:
+    found = walk(folder)
+    found.pop(b"lost+found", None)
+    return found
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_written_by_the_kernel(
+    mounts: Mounts, needs: Callable[[str], None], tmp_path: Path, kind: str
+) -> None:
+    needs(kind)
+    path, source = empty(kind, tmp_path), tmp_path / "tree"
+    (plain_names if kind == "xfs" else unix_tree)(source)
+    folder = mounts.folder()
+    done = diskkit("mount", path, folder, "--volume", "2", "--writable")
+    assert done.returncode == 0, done.stderr
+    try:
+        quiet("cp", "-a", f"{source}/.", folder)
+        (folder / "big.bin").write_bytes(b"another")
+        (folder / "big.bin").unlink()
+        quiet("cp", "-a", source / "big.bin", folder)
+        assert inside(folder) == walk(source)
+    finally:
+        done = diskkit("umount", folder)
+    assert done.returncode == 0, done.stderr
+    assert not left(path)
+    # The server has ended: the disk is free, sound, and its filesystem is clean.
+    assert dk.check(path).ok
+    quiet(*MAKERS[kind][2], volume_of(path, tmp_path))
+    if kind == "btrfs":
+        folder, process = mounts.mount(path, "--volume", "2", "--kernel")
+    else:
+        folder, process = mounts.mount(path, "--volume", "2")
+    assert {k: v for k, v in inside(folder).items() if v[0] != "other"} == {
+        k: v for k, v in walk(source).items() if v[0] != "other"
+    }
+    assert mounts.end(process) == (0, "")
+
+
+def dirty(mounts: Mounts, tmp_path: Path, kind: str) -> tuple[Path, bytes]:
+    """A disk whose filesystem needs its journal, since its server was killed, and a file in it."""
+    path, content = empty(kind, tmp_path), os.urandom(MIB)
+    folder, process = mounts.mount(path, "--volume", "2", "--writable")
+    with (folder / "kept").open("wb") as file:
+        file.write(content)
+        os.fsync(file.fileno())
+    process.kill()
+    process.wait(timeout=TIMEOUT)
+    done = diskkit("umount", folder)
+    assert done.returncode == 1
+    assert "its server had died" in done.stderr
+    assert not left(path)
+    with dk.open_disk(path) as disk:
+        needs_recovery = disk.read(START + 1024 + 0x60, 1)[0] & 4
+        assert needs_recovery or kind != "ext4"
+    return path, content
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_a_journal_is_replayed_into_the_overlay(
+    mounts: Mounts, needs: Callable[[str], None], tmp_path: Path, kind: str
+) -> None:
+    needs(kind)
+    path, content = dirty(mounts, tmp_path, kind)
+    before = hashed(path)
+    # For reading only, the journal is left alone.
+    folder, process = mounts.mount(path, "--volume", "2", "--kernel")
+    with pytest.raises(OSError, match="Read-only"):
+        (folder / "new").write_bytes(b"")
+    assert mounts.end(process) == (0, "")
+    assert hashed(path) == before
+    over = tmp_path / "over"
+    folder, process = mounts.mount(path, "--volume", "2", "--overlay", over)
+    assert (folder / "kept").read_bytes() == content
+    (folder / "more").write_bytes(b"into the overlay")
+    assert mounts.end(process) == (0, "")
+    assert hashed(path) == before
+    folder, process = mounts.mount(path, "--volume", "2", "--overlay", over, "--kernel")
+    assert (folder / "more").read_bytes() == b"into the overlay"
+    assert mounts.end(process) == (0, "")
+    # Into the disk only if it may be written to.
+    over.unlink()
+    folder, process = mounts.mount(path, "--volume", "2", "--writable")
+    assert (folder / "kept").read_bytes() == content
+    assert mounts.end(process) == (0, "")
+    assert hashed(path) != before
+    quiet(*MAKERS[kind][2], volume_of(path, tmp_path))
+    assert not left(path)
+
+
+def test_listed_busy_and_unmounted_by_others(
+    mounts: Mounts, needs: Callable[[str], None], tmp_path: Path
+) -> None:
+    needs("ext4")
+    path = empty("ext4", tmp_path)
+    folder, process = mounts.mount(path, "--volume", "p2", "--writable")
+    listed = json.loads(diskkit("mount", "--list", "--json").stdout)["mounts"]
+    (one,) = [one for one in listed if one["folder"] == str(folder)]
+    assert (one["disk"], one["kernel"], one["alive"]) == (str(path), True, True)
+    assert one["loop"].startswith("/dev/loop")
+    row = next(row for row in mounting.rows() if row.folder == str(folder))
+    assert {"rw", "nosuid", "nodev"} <= set(row.options.split(","))
+    with (folder / "open").open("wb") as file:
+        busy = diskkit("umount", folder)
+        assert (busy.returncode, "is in use" in busy.stderr) == (1, True)
+        assert diskkit("umount", folder, "--lazy").returncode == 0
+        assert process.poll() is None
+        file.write(b"still there")
+    # The last one inside has gone: the server ends by itself.
+    assert process.communicate(timeout=TIMEOUT)[1] == ""
+    assert process.returncode == 0
+    folder, process = mounts.mount(path, "--volume", "p2", "--writable")
+    assert (folder / "open").read_bytes() == b"still there"
+    quiet("umount", folder)
+    assert process.communicate(timeout=TIMEOUT)[1] == ""
+    assert process.returncode == 0
+    assert not left(path)
+
+
+def test_interrupted_while_somebody_is_inside(
+    mounts: Mounts, needs: Callable[[str], None], tmp_path: Path
+) -> None:
+    needs("ext4")
+    path = empty("ext4", tmp_path, "monolithicFlat")
+    folder, process = mounts.mount(path, "--volume", "2", "--writable")
+    with (folder / "open").open("wb") as file:
+        process.send_signal(signal.SIGINT)
+        while any(folder.iterdir()):
+            os.sched_yield()
+        file.write(b"late")
+    assert process.communicate(timeout=TIMEOUT)[1] == ""
+    assert process.returncode == 0
+    folder, process = mounts.mount(path, "--volume", "2")
+    assert (folder / "open").read_bytes() == b"late"
+    assert mounts.end(process) == (0, "")
+
+
+def test_after_a_killed_server_all_goes_on(
+    mounts: Mounts, needs: Callable[[str], None], tmp_path: Path
+) -> None:
+    needs("ext4")
+    path = empty("ext4", tmp_path)
+    folder, process = mounts.mount(path, "--volume", "2", "--kernel")
+    process.kill()
+    process.wait(timeout=TIMEOUT)
+    listed = diskkit("mount", "--list").stdout
+    assert [line for line in listed.splitlines() if str(folder) in line and "died" in line]
+    # Nothing could be lost, so there is nothing to complain about.
+    done = diskkit("umount", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not left(path)
+    folder, process = mounts.mount(path, "--volume", "2", "--writable")
+    (folder / "x").write_bytes(b"x")
+    process.kill()
+    process.wait(timeout=TIMEOUT)
+    quiet("umount", folder)
+    diskkit("mount", "--list")
+    assert not left(path)
+
+
+def test_what_cannot_be_mounted(
+    mounts: Mounts, needs: Callable[[str], None], tmp_path: Path
+) -> None:
+    needs("ext4")
+    path, folder = empty("ext4", tmp_path), mounts.folder()
+    with dk.open_disk(path, writable=True) as disk:
+        disk.write(START + 1024 + 0x18, b"\xff" * 4)  # the size of blocks
+    for words, status, text in (
+        (["--kernel"], 2, "say which by --volume"),
+        (["--kernel", "--volume", "1"], 1, "no filesystem was recognised"),
+        (["--writable", "--volume", "2", "--allow-other"], 2, "the files' modes"),
+        (["--writable", "--volume", "2"], 1, "the kernel's ext4 does not mount it"),
+    ):
+        done = diskkit("mount", path, folder, *words)
+        assert (done.returncode, text in done.stderr) == (status, True), done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert not left(path)
+    assert not [row for row in mounting.rows() if row.folder == str(folder)]
+
+
+def held(kind: str) -> Volume:
+    content = SimpleNamespace(filesystem=kind)
+    return SimpleNamespace(problem=None, name="p1", content=content)  # type: ignore[return-value]
+
+
+def test_nothing_is_promised_that_the_kernel_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(loop, "check_usable", lambda: None)
+    monkeypatch.setattr(kernel, "known_to_kernel", lambda: {"ext4", "btrfs"})
+    assert kernel.driver_for(held("ext3"))[0] == "ext4"
+    with pytest.raises(UnsupportedFeature, match=r"no driver for ntfs .*shown by readers"):
+        kernel.driver_for(held("ntfs"))
+    with pytest.raises(UnsupportedFeature, match=r"no driver for f2fs .*no reader"):
+        kernel.driver_for(held("f2fs"))
+    with pytest.raises(UnsupportedFeature, match="lvm2 is not mounted by the kernel"):
+        kernel.driver_for(held("lvm2"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(UnsupportedFeature, match=r"only root .*shown by readers"):
+        kernel.driver_for(held("ext4"))
+
+
+def test_notes_tell_how_a_server_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(servers, "FOLDER", tmp_path / "run")
+    note = Note("l", "disk", "/mnt", "/dev/loop9", writable=True)
+    with Writer() as writer:
+        assert servers.notes() == []
+        writer.write(note)
+        (reader,) = servers.notes()
+        assert (reader.note, reader.alive(), reader.ended()) == (note, True, None)
+    assert (reader.alive(), reader.ended()) == (False, "")
+    reader.close()
+    assert servers.notes() == []
+    writer = Writer()
+    writer.write(note)
+    (reader,) = servers.notes()
+    error = StorageError("disk", "No space left on device")
+    writer.__exit__(StorageError, error, None)
+    monkeypatch.setattr(mounting, "unmount", lambda *_, **__: None)
+    with reader, pytest.raises(StorageError, match="may be lost: disk: No space left"):
+        kernel.unmount_volume(reader, note, lazy=False)
+    (tmp_path / "run").chmod(0o755)
+    with pytest.raises(StorageError, match="0700"):
+        Writer()

@@ -6,12 +6,6 @@
 
 #include "inside.h"
 
-Object *none(void)
-{
-   py.Py_IncRef(py.none);
-   return py.none;
-}
-
 VixError call_begin(Call *call, CallName name)
 {
    if (!started) {

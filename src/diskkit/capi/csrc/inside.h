@@ -23,6 +23,10 @@ void leave(int kept);
 void this_thread_is_main(void);
 
 /* A new reference. */
-Object *none(void);
+static inline Object *none(void)
+{
+   py.Py_IncRef(py.none);
+   return py.none;
+}
 
 #endif

@@ -13,7 +13,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include "python.h"
+#include "inside.h"
 
 /* A stretch is found by its handle and by the 256 MiB that a read begins in. */
 #define PIECE_SHIFT 28
@@ -75,8 +75,7 @@ static Object *keep(Object *self, Object *const *arguments, ssize_t count)
       slot->shift = (int64_t)(values[4] - begin);
       pthread_rwlock_unlock(&slot->lock);
    }
-   py.Py_IncRef(py.none);
-   return py.none;
+   return none();
 }
 
 /* forget(handle): returns when no read of it is under way here. */
@@ -100,8 +99,7 @@ static Object *forget(Object *self, Object *number)
    }
    leaving = 0;
    py.PyEval_RestoreThread(state);
-   py.Py_IncRef(py.none);
-   return py.none;
+   return none();
 }
 
 Object *make_keep(void)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fills an NTFS volume through libntfs-3g; run as a program: ntfs_fill.py IMAGE FOLDER.
 
-Needs no root and no mount. Copies the tree of FOLDER: folders, files (holes too, as sparse files
-cannot be made this way they are written as zeros), hard links; `NAME:STREAM` beside a file is an
-alternate data stream of it.
+Needs no root and no mount. Copies the tree of FOLDER: folders, files with their holes, hard links.
+`NAME:STREAM` beside a file or folder is an alternate data stream of it, `NAME:$REPARSE_POINT` its
+reparse point. What is in a folder whose name ends in `.compressed` is compressed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from pathlib import Path
 
 _FILE, _FOLDER = 0o100000, 0o040000
 _DATA = 0x80
+_PIECE = 1 << 20
+_COMPRESSED = (0x800).to_bytes(4, "little")
+_STATE_OFFSET, _STATE_COMPRESSION = 16, 1 << 6
+"""Where `ntfs_volume` has its flags, and the one that allows compression (NV_Compression)."""
 
 
 class Library:
@@ -39,7 +43,15 @@ class Library:
             ("ntfs_attr_open", pointer, [pointer, number, wide, number]),
             ("ntfs_attr_add", ctypes.c_int, [pointer, number, wide, ctypes.c_uint8, pointer, long]),
             ("ntfs_attr_pwrite", long, [pointer, long, long, text]),
+            ("ntfs_attr_truncate", ctypes.c_int, [pointer, long]),
+            ("ntfs_attr_pclose", ctypes.c_int, [pointer]),
             ("ntfs_attr_close", None, [pointer]),
+            ("ntfs_set_ntfs_attrib", ctypes.c_int, [pointer, text, ctypes.c_size_t, ctypes.c_int]),
+            (
+                "ntfs_set_ntfs_reparse_data",
+                ctypes.c_int,
+                [pointer, text, ctypes.c_size_t, ctypes.c_int],
+            ),
         ):
             f = getattr(c, function)
             f.restype, f.argtypes = result, arguments
@@ -54,6 +66,7 @@ def fill(image: str, folder: Path) -> None:
     volume = c.ntfs_mount(image.encode(), 0)
     if not volume:
         raise fail(image)
+    ctypes.c_ulong.from_address(volume + _STATE_OFFSET).value |= _STATE_COMPRESSION
     seen: dict[int, str] = {}
     for path in sorted(folder.rglob("*"), key=lambda p: (p.name.count(":"), str(p))):
         inside = "/" + str(path.relative_to(folder))
@@ -74,7 +87,9 @@ def fill(image: str, folder: Path) -> None:
                 raise fail(inside)
             if path.is_file():
                 seen[inode] = inside
-                _put(c, node, b"", path.read_bytes())
+                _put(c, node, b"", path)
+            elif path.suffix == ".compressed" and c.ntfs_set_ntfs_attrib(node, _COMPRESSED, 4, 0):
+                raise fail(inside)
         # Closed on its own it would open the parent a second time, and spoil its index.
         if c.ntfs_inode_close_in_dir(node, parent) or c.ntfs_inode_close(parent):
             raise fail(inside)
@@ -85,17 +100,40 @@ def fill(image: str, folder: Path) -> None:
 def _stream(c: ctypes.CDLL, volume: int, inside: str, path: Path) -> None:
     owner, _, stream = inside.rpartition(":")
     node = c.ntfs_pathname_to_inode(volume, None, owner.encode())
+    if node and stream == "$REPARSE_POINT":
+        content = path.read_bytes()
+        if c.ntfs_set_ntfs_reparse_data(node, content, len(content), 0):
+            raise fail(inside)
+        c.ntfs_inode_close(node)
+        return
     name = stream.encode("utf-16-le")
     if not node or c.ntfs_attr_add(node, _DATA, name, len(name) // 2, None, 0):
         raise fail(inside)
-    _put(c, node, name, path.read_bytes())
+    _put(c, node, name, path)
     c.ntfs_inode_close(node)
 
 
-def _put(c: ctypes.CDLL, node: int, name: bytes, content: bytes) -> None:
+def _put(c: ctypes.CDLL, node: int, name: bytes, path: Path) -> None:
     attribute = c.ntfs_attr_open(node, _DATA, name, len(name) // 2)
-    if not attribute or c.ntfs_attr_pwrite(attribute, 0, len(content), content) != len(content):
-        raise fail("write")
+    if not attribute:
+        raise fail("open")
+    with path.open("rb", buffering=0) as f:
+        size = f.seek(0, os.SEEK_END)
+        at = 0
+        while at < size:
+            try:
+                at = os.lseek(f.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                break
+            end = min(os.lseek(f.fileno(), at, os.SEEK_HOLE), at + _PIECE)
+            part = os.pread(f.fileno(), end - at, at)
+            if c.ntfs_attr_pwrite(attribute, at, len(part), part) != len(part):
+                raise fail("write")
+            at = end
+    if at < size and c.ntfs_attr_truncate(attribute, size):
+        raise fail("hole at the end")
+    if c.ntfs_attr_pclose(attribute):
+        raise fail("end of a compressed file")
     c.ntfs_attr_close(attribute)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import diskkit
+from diskkit import FormatError
 from diskkit.cli import main
 from diskkit.files.copying import leads_inside
 from diskkit.tasks.clone import clone
@@ -166,12 +167,16 @@ def test_zeros_that_come_through_the_reader_take_no_room() -> None:
     content = bytes(3 << 20) + b"x" + bytes(2 << 20)
     reader: Any = SimpleNamespace(
         kind="none",
+        size=1 << 20,
         extents=lambda id, stream: None,
         read_at=lambda id, offset, length, stream: content[offset : offset + length],
     )
     node = Node(1, 0o100644, len(content), 1, 0, 0, 0, 0, 0, 0, 0, 0)
     found = [(at, len(part)) for at, part in pieces(reader, reader, node)]
     assert found == [(3 << 20, 1 << 20)]
+    # A made-up size would keep us busy for ever.
+    with pytest.raises(FormatError, match="is 1152921504606846976: more than the 1099511627776"):
+        next(pieces(reader, reader, node._replace(size=1 << 60)))
 
 
 def test_xattrs_of_users_come_out_and_no_others(tmp_path: Path, capfd: Out) -> None:

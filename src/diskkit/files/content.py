@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20
 """What fits into a processor's cache: the copy from it to the page cache is faster then."""
+MOST_INFLATED = 16
+"""Times its room that a file can have: NTFS compresses 16 clusters into one at best.
+
+One that a guest compressed and that is mostly hole may have more, and beyond `ALWAYS` is refused:
+what is read through a reader costs time for holes, too, and a size is easily made up.
+"""
+ALWAYS = 1 << 40
 
 
 def pieces(
@@ -29,7 +36,7 @@ def pieces(
         raise UnsupportedFeature(node.problem, structure=f"file {node.id}")
     extents = fs.extents(node.id, stream)
     if extents is None:
-        yield from _through_reader(fs, node, stream)
+        yield from _through_reader(fs, volume, node, stream)
     else:
         yield from _direct(volume, extents)
 
@@ -47,8 +54,18 @@ def _direct(volume: Readable, extents: list[Extent]) -> Iterator[tuple[int, memo
         at += length
 
 
-def _through_reader(fs: FileSystem, node: Node, stream: str) -> Iterator[tuple[int, memoryview]]:
+def _through_reader(
+    fs: FileSystem, volume: Readable, node: Node, stream: str
+) -> Iterator[tuple[int, memoryview]]:
     size = dict(fs.streams(node.id))[stream] if stream else node.size
+    most = max(MOST_INFLATED * volume.size, ALWAYS)
+    if size > most:
+        raise FormatError(
+            f"more than the {most} bytes that are believed on a volume of {volume.size}",
+            structure=f"{fs.kind} filesystem",
+            field=f"size of file {node.id}",
+            value=size,
+        )
     at = 0
     while at < size:
         part = fs.read_at(node.id, at, min(PIECE, size - at), stream)

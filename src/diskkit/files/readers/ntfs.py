@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyfsntfs
 
-from diskkit.errors import UnsupportedFeature
+from diskkit.errors import FormatError, UnsupportedFeature
 from diskkit.files.filesystem import Extent, Node
 from diskkit.files.readers.libyal import LibraryReader, each_entry, judged, lost, reason, try_name
 
@@ -105,21 +105,38 @@ class Reader(LibraryReader):
         if entry.get_file_attribute_flags() & _COMPRESSED:
             return None
         with judged(self.kind, f"file {id}"):
-            size = source.get_size()
+            size = valid = source.get_size()
             for number in range(entry.get_number_of_attributes()):
                 attribute = entry.get_attribute(number)
-                # What lies behind the valid size reads as zeros; the library sees to that.
                 if attribute.get_attribute_type() == _DATA and (
                     (attribute.get_attribute_name() or "") == stream
-                    and attribute.get_valid_data_size() < size
                 ):
-                    return None
+                    valid = min(valid, attribute.get_valid_data_size())
         # Content that lies in the file record itself has no extents.
-        return self.library_extents(source, size)
+        found = self.library_extents(source, size)
+        return found if found is None or valid == size else _zeros_behind(found, valid)
+
+
+def _zeros_behind(extents: list[Extent], valid: int) -> list[Extent]:
+    """What lies behind the valid size was never written by the guest, and reads as zeros."""
+    found = []
+    at = 0
+    for extent in extents:
+        kept = max(0, min(extent.length, valid - at))
+        if extent.offset < 0 or kept == extent.length:
+            found.append(extent)
+        else:
+            if kept:
+                found.append(Extent(kept, extent.offset))
+            found.append(Extent(extent.length - kept, -1))
+        at += extent.length
+    return found
 
 
 def _node(entry: Any) -> Node:  # noqa: ANN401
     flags = entry.get_file_attribute_flags()
+    if flags is None:
+        raise FormatError("has no standard information", structure="NTFS file record")
     problem = ""
     kind = stat.S_IFDIR | 0o755 if entry.has_directory_entries_index() else stat.S_IFREG | 0o644
     if flags & _REPARSE:
@@ -131,6 +148,8 @@ def _node(entry: Any) -> Node:  # noqa: ANN401
             kind = stat.S_IFLNK | 0o777
         elif stat.S_ISREG(kind):
             problem = "a reparse point: deduplicated, compressed by Windows, or kept elsewhere"
+        elif not entry.get_number_of_sub_file_entries():
+            problem = "a reparse point: a junction, or a folder kept elsewhere"
     elif flags & _ENCRYPTED and stat.S_ISREG(kind):
         problem = "encrypted by Windows (EFS)"
     return Node(

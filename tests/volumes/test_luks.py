@@ -206,6 +206,34 @@ def test_metadata_that_asks_too_much_is_refused(
         unlock(whole(disk), KEY, 2)
 
 
+def paths_of(document: dict[str, Any], front: str = "") -> list[str]:
+    """All keys of the metadata, as `rewritten` takes them."""
+    found = []
+    for key, value in document.items():
+        found.append(front + key)
+        if isinstance(value, dict):
+            found += paths_of(value, f"{front}{key}/")
+    return found
+
+
+_ODD = (None, True, -1, 0, 1, 1 << 40, 1 << 70, 1.5, "", "0", "-1", "x", "1" * 5000, "\ud800",
+        [], {}, [1], {"0": {}}, {"x": None})  # fmt: skip
+
+
+@given(st.integers(0, 2**32))
+def test_metadata_of_any_kind_gives_a_volume_or_an_error(seed: int) -> None:
+    """Under good checksums, and with a key that would open it."""
+    chance = random.Random(seed)
+    raw, _ = locked("luks2 argon2id")
+    paths = paths_of(json.loads(bytes(raw[4096:16384]).split(b"\0", 1)[0]))
+    change = {chance.choice(paths): chance.choice(_ODD)}
+    try:
+        inner = unlock(whole(rewritten(change)), KEY, 2)
+        assert inner.read(0, 512)[:0] == b""
+    except DiskkitError:
+        pass
+
+
 @given(st.sampled_from(["luks1", "luks2"]), st.integers(0, 2**32))
 def test_changed_headers_give_a_volume_or_an_error(name: str, seed: int) -> None:
     chance = random.Random(seed)

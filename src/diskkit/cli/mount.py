@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import ExitStack
@@ -232,9 +233,10 @@ def _leave(folder: str) -> None:
 
     try:
         mounting.unmount(folder)
-    except StorageError:
+    except StorageError as error:
         # Somebody is inside: they keep what they have open until they leave.
-        mounting.unmount(folder, lazy=True)
+        if error.errno != errno.EINVAL:  # unless others have just unmounted it
+            mounting.unmount(folder, lazy=True)
 
 
 def _threads(disk: Disk) -> int:

@@ -27,6 +27,7 @@ THREADS = 2
 """More only help with disks that are far away (mount.md, 3.5)."""
 _PR_SET_IO_FLUSHER = 57
 _MOST_XATTRS = 65536
+_MOST_ERRORS = 512
 
 
 class Folder:
@@ -91,6 +92,7 @@ class Session:
         self._handles: dict[int, OpenFile | Folder] = {}
         self._numbers = count(1)
         self._count = threads
+        self.failure: StorageError | None = None
         self._working = 0
         self._ended = threading.Condition()
         self._answers: dict[int, Callable[[wire.Request, memoryview], bytes]] = {
@@ -138,10 +140,12 @@ class Session:
             thread.start()
 
     def join(self) -> None:
-        """Return when the mount is gone."""
+        """Return when the mount is gone. Raises `StorageError` if it cannot be served any more."""
         # A Thread.join that a signal interrupts takes the thread for ended (CPython 3.11).
         with self._ended:
             self._ended.wait_for(lambda: not self._working)
+        if self.failure is not None:
+            raise self.failure
 
     def close(self) -> None:
         """After `join`."""
@@ -170,25 +174,32 @@ class Session:
             except OSError as error:
                 if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
                     continue  # ENOENT: the request was taken back
-                if error.errno != errno.ENODEV and self._warn:
-                    self._warn(f"/dev/fuse: {error.strerror}")
+                if error.errno != errno.ENODEV:
+                    self.failure = StorageError("/dev/fuse", error.strerror or "cannot be read")
                 return
-            unique = 0
-            try:
-                request = wire.request(buffer[:n])
-                unique = request.unique
-                if request.opcode == Op.READ:
-                    self._read(request, buffer[:n], data)
-                    continue
-                if request.opcode in wire.SILENT:
-                    continue
+            if not n:
+                return  # never from the kernel
+            self._respond(buffer[:n], data)
+
+    def _respond(self, raw: memoryview, data: memoryview) -> None:
+        """Answer one request, whatever happens; `data` is room for what is read."""
+        unique = 0
+        try:
+            request = wire.request(raw)
+            unique = request.unique
+            wire.check_length(request, raw)
+            if request.opcode == Op.READ:
+                self._read(request, raw, data)
+            elif request.opcode not in wire.SILENT:
                 known = self._answers.get(request.opcode)
                 if known is None:
                     self._refuse(unique, errno.ENOSYS)
                 else:
-                    self._answer(unique, known(request, buffer[:n]))
-            except BaseException as error:
-                self._refuse(unique, self._number(error))
+                    self._answer(unique, known(request, raw))
+        except BaseException as error:
+            number = self._number(error)
+            if unique:
+                self._refuse(unique, number)
 
     def _number(self, error: BaseException) -> int:
         """The error number that a failure becomes; what is ours is told too."""
@@ -199,10 +210,20 @@ class Session:
         if isinstance(error, UsageError):
             return errno.EROFS
         if isinstance(error, OSError) and not isinstance(error, DiskkitError):
-            return error.errno or errno.EIO
-        if self._warn is not None:
-            self._warn(f"{type(error).__name__}: {error}")
+            # With any other number, the kernel takes the answer for none.
+            number = error.errno
+            return number if number is not None and 0 < number < _MOST_ERRORS else errno.EIO
+        self._tell(f"{type(error).__name__}: {error}")
         return errno.EIO
+
+    def _tell(self, text: str) -> None:
+        """Warn. A terminal that is gone must not end a thread."""
+        warn = self._warn
+        if warn is not None:
+            try:
+                warn(text)
+            except Exception:
+                self._warn = None
 
     def _answer(self, unique: int, body: bytes | memoryview) -> None:
         head = wire.OUT.pack(wire.OUT.size + len(body), 0, unique)
@@ -217,8 +238,8 @@ class Session:
         try:
             os.write(self._device, wire.OUT.pack(wire.OUT.size, -number, unique))
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV) and self._warn is not None:
-                self._warn(f"/dev/fuse: {error.strerror}")
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                self._tell(f"/dev/fuse: {error.strerror}")
 
     # --- requests -----------------------------------------------------------------------------
 

@@ -148,11 +148,15 @@ def _unpack(layout: Struct, raw: memoryview, offset: int = IN.size) -> tuple[int
 
 
 def request(raw: memoryview) -> Request:
-    """The head of a message. Raises `Malformed`."""
+    """The head of a message, whose length is for the caller to judge. Raises `Malformed`."""
     length, opcode, unique, node, *_ = _unpack(IN, raw, 0)
-    if length != len(raw):
-        raise Malformed(f"{len(raw)} bytes, and says {length}")
     return Request(length, opcode, unique, node)
+
+
+def check_length(head: Request, raw: memoryview) -> None:
+    """Raise `Malformed` if a message is not as long as its head says."""
+    if head.length != len(raw):
+        raise Malformed(f"{len(raw)} bytes, and says {head.length}")
 
 
 def name(raw: memoryview, offset: int = IN.size) -> bytes:

@@ -292,8 +292,11 @@ class Chain:
             offset += n
             buffer = buffer[n:]
 
-    def stretch(self, offset: int) -> tuple[int, int, int, int] | None:
-        """Begin, end, descriptor and position of the kept row at `offset`, if it is in a file."""
+    def stretch(self, offset: int) -> tuple[int, int, int, int, bool] | None:
+        """Begin, end, descriptor and position of the kept row at `offset`, if it is in a file.
+
+        And whether it may be written there, which it may not.
+        """
         window = self._windows.get(offset >> self._shift)
         if window is None:
             return None
@@ -301,7 +304,7 @@ class Chain:
         file, begin = window.files[row], window.starts[row]
         if file < 0:
             return None
-        return begin, window.ends[row], file, begin + window.shifts[row]
+        return begin, window.ends[row], file, begin + window.shifts[row], False
 
     def _load_window(self, offset: int) -> _Window:
         """Merge the map of one window and keep it, forgetting the oldest ones if need be."""

@@ -67,7 +67,7 @@ class ChainDisk(Disk):
 
     def stretch(self, offset: int) -> Stretch | None:
         """The run of the map at `offset`, if a read has just looked it up."""
-        found = None if self.writable else self._chain.stretch(offset)
+        found = self._chain.stretch(offset)
         return found and Stretch(*found)
 
     def _scan(self, offset: int, length: int, links: int | None) -> Iterator[RunTable]:

@@ -57,6 +57,8 @@ class Stretch(NamedTuple):
     """Descriptor, open as long as the disk."""
     position: int
     """Of `begin` in the file."""
+    writable: bool
+    """Whether its bytes may be changed there now, for as long as no call to the disk fails."""
 
 
 class Disk(Closing, ABC):
@@ -111,7 +113,8 @@ class Disk(Closing, ABC):
     def stretch(self, offset: int) -> Stretch | None:
         """What lies around `offset` as it is in one file, and stays there while the disk is open.
 
-        None where that is not known at once, or not so. For those who read without the disk.
+        It stays while the disk is read, written and flushed, not if ranges of it are zeroed or
+        discarded. None where that is not known at once. For those who do without the disk.
         """
         return None
 

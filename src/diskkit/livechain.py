@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _PIECE = 16 << 20
 """Bytes that are filled or cleared under one hold of the lock."""
+_AROUND = 128 << 20
+"""Bytes before and after a place in which a stretch is looked for."""
 _CLEARED = 1 << 16
 """Grains that are cleared under one hold of the lock."""
 
@@ -108,6 +110,32 @@ class LiveChain(Chain):
                 else:
                     piece[:] = bytes(len(piece))
 
+    def stretch(self, offset: int) -> tuple[int, int, int, int, bool] | None:
+        """Begin, end, descriptor and position of what lies around `offset` in the leaf's file.
+
+        It stays there while the leaf is only written to. The last tells whether it may be written
+        without this chain, because all that comes before a first write was done.
+        """
+        self.check_open()
+        extent, inside, _ = next(self._parts(offset, 1))
+        writer = extent.writer
+        descriptor = writer.storage.descriptor if writer is not None else None
+        if writer is None or descriptor is None or self._lost is not None:
+            return None
+        low, high = max(0, inside - _AROUND), min(extent.line.length, inside + _AROUND)
+        for begin, end, place in writer.places(low, high - low):
+            if begin <= inside < end:
+                # Room that the file has not yet is for `storage` to make.
+                end = min(end, begin + writer.storage.size - place)
+                if place < 0 or end <= inside:
+                    return None
+                first = extent.start + begin
+                return first, first + end - begin, descriptor, place, self._begun(writer)
+        return None
+
+    def _begun(self, writer: BlockWriter) -> bool:
+        return writer.changing and self._changed
+
     # --- writing ------------------------------------------------------------------------------
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -165,7 +193,7 @@ class LiveChain(Chain):
         if self._lost is not None:
             raise LostWrites(self.links[0].path, f"nothing is written after {self._lost}")
         writer = extent.writer
-        if writer is not None and writer.changing and self._changed:
+        if writer is not None and self._begun(writer):
             return writer
         if writer is None:
             self._check_unwritten(extent, inside, data)

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
+import random
 import threading
 from typing import TYPE_CHECKING
 
@@ -11,7 +14,7 @@ import pytest
 
 import diskkit
 from diskkit.capi import calls
-from diskkit.vixdisklib.transfer import read_sectors
+from diskkit.vixdisklib.transfer import read_sectors, write_sectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,20 +31,25 @@ class Vix:
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lib = ctypes.CDLL(str(path))
-        for name in ("InitEx", "ConnectEx", "Open", "Close", "Read", "Attach", "CreateChild"):
+        names = "InitEx ConnectEx Open Close Read Write Flush Attach CreateChild"
+        for name in names.split():
             getattr(self.lib, f"VixDiskLib_{name}").restype = ctypes.c_uint64
         assert self.lib.VixDiskLib_InitEx(6, 7, None, None, None, None, None) == 0
         self.connection = ctypes.c_void_p()
         connect = self.lib.VixDiskLib_ConnectEx
         assert connect(None, 0, None, None, ctypes.byref(self.connection)) == 0
-        self.python_reads = 0
-        real = read_sectors
+        self.python_reads = self.python_writes = 0
 
-        def counted(*arguments: object) -> None:
+        def read(*arguments: object) -> None:
             self.python_reads += 1
-            real(*arguments)  # type: ignore[arg-type]
+            read_sectors(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(calls, "read_sectors", counted)
+        def write(*arguments: object) -> None:
+            self.python_writes += 1
+            write_sectors(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(calls, "read_sectors", read)
+        monkeypatch.setattr(calls, "write_sectors", write)
 
     def open(self, path: Path, flags: int = 4) -> ctypes.c_void_p:
         handle = ctypes.c_void_p()
@@ -56,6 +64,11 @@ class Vix:
         wide = ctypes.c_uint64
         code: int = self.lib.VixDiskLib_Read(handle, wide(start), wide(count), buffer)
         return buffer.raw if code == 0 else code
+
+    def write(self, handle: ctypes.c_void_p, start: int, data: bytes) -> int:
+        wide = ctypes.c_uint64
+        code: int = self.lib.VixDiskLib_Write(handle, wide(start), wide(len(data) // 512), data)
+        return code
 
 
 @pytest.fixture
@@ -90,11 +103,84 @@ def test_the_second_read_needs_no_python(vix: Vix, tmp_path: Path, kind: str) ->
     assert vix.read(handle, 0) == 16000
 
 
-def test_what_may_change_is_always_asked_for(vix: Vix, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["monolithicFlat", "monolithicSparse", "twoGbMaxExtentSparse"])
+def test_writes_against_a_model(vix: Vix, tmp_path: Path, kind: str) -> None:
+    path, model = disk(tmp_path, "d", 1, kind), bytearray(content(1))
+    with diskkit.open_disk(path) as opened:
+        cid = opened.info.cid
+    handle = vix.open(path, flags=0)
+    chance = random.Random(kind)
+    for _ in range(400):
+        start = chance.randrange(SECTORS)
+        count = min(SECTORS - start, chance.choice([1, 8, 64, 300]))
+        if chance.random() < 0.5:
+            data = chance.randbytes(count * 512)
+            assert vix.write(handle, start, data) == 0
+            model[start * 512 : start * 512 + len(data)] = data
+        else:
+            assert vix.read(handle, start, count) == bytes(
+                model[start * 512 : (start + count) * 512]
+            )
+        if chance.random() < 0.05:
+            assert vix.lib.VixDiskLib_Flush(handle) == 0
+    # The first one of each prepares the others.
+    assert vix.python_writes <= 2
+    assert vix.python_reads <= 2
+    assert vix.write(handle, SECTORS, bytes(512)) == 16007
+    assert vix.lib.VixDiskLib_Close(handle) == 0
+    assert vix.write(handle, 0, bytes(512)) == 16000
+    with diskkit.open_disk(path) as opened:
+        assert opened.read(0, SIZE) == model
+        assert opened.info.cid != cid
+    assert diskkit.check(path).ok
+
+
+def test_new_grains_are_pythons(vix: Vix, tmp_path: Path) -> None:
+    path = tmp_path / "empty.vmdk"
+    diskkit.create_disk(path, SIZE)
+    handle, model = vix.open(path, flags=0), bytearray(SIZE)
+    chance = random.Random(3)
+    for _ in range(300):
+        start = chance.randrange(SECTORS - 8)
+        data = chance.randbytes(4096)
+        assert vix.write(handle, start, data) == 0
+        model[start * 512 : start * 512 + 4096] = data
+        assert vix.read(handle, start) == data
+    assert vix.read(handle, 0, SECTORS) == bytes(model)
+    assert vix.lib.VixDiskLib_Close(handle) == 0
+    with diskkit.open_disk(path) as opened:
+        assert opened.read(0, SIZE) == model
+    assert diskkit.check(path).ok
+
+
+def test_nothing_is_written_after_a_flush_that_failed(
+    vix: Vix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     handle = vix.open(disk(tmp_path, "d", 1), flags=0)
-    for start in range(10):
-        assert vix.read(handle, start) == content(1)[start * 512 : start * 512 + 4096]
-    assert vix.python_reads == 10
+    assert vix.write(handle, 0, b"w" * 512) == 0
+    assert vix.write(handle, 8, b"w" * 512) == 0
+    assert vix.python_writes == 1
+    real = os.fdatasync
+
+    def failing(fd: int) -> None:
+        real(fd)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", failing)
+    monkeypatch.setattr(os, "fsync", failing)
+    assert vix.lib.VixDiskLib_Flush(handle) == 7
+    monkeypatch.undo()
+    assert vix.write(handle, 16, b"w" * 512) == 7
+    assert vix.lib.VixDiskLib_Flush(handle) == 7
+
+
+def test_a_parent_is_not_written_to(vix: Vix, tmp_path: Path) -> None:
+    handle = vix.open(disk(tmp_path, "d", 1), flags=0)
+    assert vix.write(handle, 0, b"w" * 512) == 0
+    child = str(tmp_path / "child.vmdk").encode()
+    assert vix.lib.VixDiskLib_CreateChild(handle, child, 1, None, None) == 0
+    assert vix.write(handle, 8, b"w" * 512) == 11
+    assert vix.read(handle, 0, 1) == b"w" * 512
 
 
 def test_compressed_disks_are_always_asked(vix: Vix, tmp_path: Path) -> None:

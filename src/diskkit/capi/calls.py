@@ -58,7 +58,7 @@ _REFUSED = {
 def start(
     version: int,
     say: Callable[[int, bytes], object],
-    keep: Callable[[int, int, int, int, int], object],
+    keep: Callable[[int, int, int, int, int, bool], object],
     forget: Callable[[int], object],
 ) -> None:
     """Be ready: `say` gives a line to the program; the others are those of csrc/stretch.c.

@@ -73,7 +73,7 @@ class Handle:
         self._owner = 0  # the thread that is alone with it
         self.number = 0
         """What programs call it; 0 until they know."""
-        self._tries = 0 if unbuffered or policy.writable else _TRIES
+        self._tries = 0 if unbuffered else _TRIES
         self._changed = Condition()
         self._disk: Disk | None = self._open()
 
@@ -132,7 +132,7 @@ class Handle:
                 self._changed.notify_all()
 
     def offer(self, disk: Disk, offset: int) -> None:
-        """While in use: tell the C library of a long stretch around `offset` that never changes.
+        """While in use: tell the C library of a long stretch around `offset` that stays in place.
 
         Disks that have no such stretches are soon no longer asked for them.
         """
@@ -144,7 +144,13 @@ class Handle:
             self._tries = _TRIES
             begin = max(found.begin, offset >> _PIECE_SHIFT << _PIECE_SHIFT)
             position = found.position + begin - found.begin
-            library.keep(self.number, begin, found.end, found.file, position)
+            library.keep(self.number, begin, found.end, found.file, position, found.writable)
+
+    def withdraw(self) -> None:
+        """After a failure: every call is Python's from now on, which knows what is lost."""
+        self._tries = 0
+        if library.forget is not None:
+            library.forget(self.number)
 
     def will_call_back(self) -> None:
         """An asynchronous call begins; `called_back` ends it."""
@@ -233,8 +239,8 @@ class Library:
         self._warn: Log | None = None
         self._panic: Log | None = None
         self._pool: ThreadPoolExecutor | None = None
-        self.keep: Callable[[int, int, int, int, int], object] | None = None
-        """Of the C library: handle, begin, end, file descriptor, position in the file."""
+        self.keep: Callable[[int, int, int, int, int, bool], object] | None = None
+        """Of the C library: handle, begin, end, descriptor, position, whether it may be written."""
         self.forget: Callable[[int], object] | None = None
         """Of the C library: what it keeps of a handle, and no longer uses when it returns."""
 

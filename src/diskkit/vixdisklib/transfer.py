@@ -7,6 +7,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING
 
+from diskkit.errors import DiskkitError
 from diskkit.vixdisklib import constants as c
 from diskkit.vixdisklib.codes import NUMBERS
 from diskkit.vixdisklib.config import OLD_PARAMS
@@ -80,6 +81,10 @@ def write_sectors(
         elif start < 0 or (start + count) * _SECTOR > disk.size:
             raise _outside(disk, start, count)
         disk.write(start * _SECTOR, buffer)
+        handle.offer(disk, start * _SECTOR)
+    except DiskkitError:
+        handle.withdraw()
+        raise
     finally:
         handle.leave()
 
@@ -140,7 +145,11 @@ def Flush(diskHandle: int) -> None:
         handle.wait()
         if handle.writable:
             with handle.using() as disk:
-                disk.flush()
+                try:
+                    disk.flush()
+                except DiskkitError:
+                    handle.withdraw()
+                    raise
 
 
 def Wait(diskHandle: int) -> None:

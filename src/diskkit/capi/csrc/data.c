@@ -31,6 +31,12 @@ static int read_at_once(VixDiskLibHandle diskHandle, uint64 start, uint64 count,
    return python_usable() && stretch_read((uintptr_t)diskHandle, start, count, buffer);
 }
 
+static int write_at_once(VixDiskLibHandle diskHandle, uint64 start, uint64 count,
+                         const uint8 *buffer)
+{
+   return python_usable() && stretch_write((uintptr_t)diskHandle, start, count, buffer);
+}
+
 VixError VixDiskLib_Read(VixDiskLibHandle diskHandle, VixDiskLibSectorType startSector,
                          VixDiskLibSectorType numSectors, uint8 *readBuffer)
 {
@@ -43,6 +49,9 @@ VixError VixDiskLib_Read(VixDiskLibHandle diskHandle, VixDiskLibSectorType start
 VixError VixDiskLib_Write(VixDiskLibHandle diskHandle, VixDiskLibSectorType startSector,
                           VixDiskLibSectorType numSectors, const uint8 *writeBuffer)
 {
+   if (write_at_once(diskHandle, startSector, numSectors, writeBuffer)) {
+      return VIX_OK;
+   }
    return transfer(CALL_write, diskHandle, startSector, numSectors, writeBuffer, BUFFER_READ);
 }
 
@@ -56,12 +65,14 @@ static VixError transfer_later(CallName name, VixDiskLibHandle diskHandle, uint6
 {
    Later later;
    uint64_t answer = VIX_ASYNC;
-   int reading = name == CALL_read_later;
+   int reading = name == CALL_read_later, done;
    if (callback == NULL) {
       return VIX_E_INVALID_ARG;
    }
    later_begin(&later, diskHandle);
-   if (!reading || !read_at_once(diskHandle, start, count, (uint8 *)buffer)) {
+   done = reading ? read_at_once(diskHandle, start, count, (uint8 *)buffer)
+                  : write_at_once(diskHandle, start, count, buffer);
+   if (!done) {
       answer = transfer(name, diskHandle, start, count, buffer,
                         reading ? BUFFER_WRITE : BUFFER_READ);
    }

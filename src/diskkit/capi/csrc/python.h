@@ -156,8 +156,9 @@ Object *make_say(void);
 /* The same: where a stretch of a disk lies, and to forget those of a disk (stretch.c). */
 Object *make_keep(void);
 Object *make_forget(void);
-/* Whether a read was done without Python. Needs `python_usable`. */
+/* Whether it was done without Python. Both need `python_usable`. */
 int stretch_read(uint64_t handle, uint64_t sector, uint64_t count, void *buffer);
+int stretch_write(uint64_t handle, uint64_t sector, uint64_t count, const void *buffer);
 
 /* Which functions the client gave: bit 0 log, bit 1 warn. */
 unsigned messages_wanted(void);

@@ -73,6 +73,7 @@ def served(trees: Trees, plugin: Path, ours: bool, disk: Path, script: str, *fla
     folder = trees.ours if ours else trees.twin
     command = ["nbdkit", "-f", *flags, "-U", "-", str(plugin), f"libdir={folder}"]
     command += [f"file={disk}", "--run", f"timeout 300 {script}"]
+    os.sync()  # what the one left to be written is not for the other to wait for
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=400)
     end, *begin = map(float, done.stdout.split())
     return end - sum(begin)

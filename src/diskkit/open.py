@@ -32,6 +32,12 @@ def scheme_of(name: str) -> str | None:
     return scheme.lower() if mark and scheme.lower() in SCHEMES else None
 
 
+def check_files(name: str) -> None:
+    """Raise `UsageError` for a disk that is not made of files of this machine."""
+    if scheme_of(name) is not None:
+        raise UsageError(f"{name}: is not made of files that can be opened here")
+
+
 def open_links(
     name: str | os.PathLike[str], format_name: str | None = None, policy: OpenPolicy | None = None
 ) -> list[Link]:
@@ -39,8 +45,7 @@ def open_links(
 
     The caller closes them. Raises what `open_disk` raises, and leaves nothing open then.
     """
-    if scheme_of(os.fspath(name)) is not None:
-        raise UsageError(f"{os.fspath(name)}: is not made of files that can be opened here")
+    check_files(os.fspath(name))
     links: list[Link] = []
     try:
         for link in resolve(os.fspath(name), format_name, policy or OpenPolicy(), check_pair):

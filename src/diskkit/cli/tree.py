@@ -17,6 +17,7 @@ from diskkit.chain import pair_problems, resolve
 from diskkit.cli.failures import DONE, FAILED, say
 from diskkit.errors import DiskkitError, printable
 from diskkit.info import describe_link, plain
+from diskkit.open import check_files
 from diskkit.units import format_size
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 def show_chain(path: str, common: Common, *, as_json: bool) -> int:
     """Print every link that can be opened; a chain that does not hold is exit status 1."""
+    check_files(path)
     links: list[Link] = []
     failure: DiskkitError | None = None
     policy = common.policy._replace(warn=lambda _: None)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from diskkit.chain import Chain, pair_problems, resolve
 from diskkit.errors import DiskkitError, FormatError, printable
 from diskkit.interfaces import OpenPolicy
+from diskkit.open import check_files
 from diskkit.problem import Problem, from_error
 from diskkit.runs import State
 from diskkit.tasks.work import in_order, pieces
@@ -86,6 +87,7 @@ def _open(
     path: str, format_name: str | None, policy: OpenPolicy, links: list[Link]
 ) -> Iterator[Problem]:
     """Open as many links as can be opened into `links`; yields what stopped it."""
+    check_files(path)
     try:
         for link in resolve(path, format_name, policy, judge=None):
             links.append(link)  # noqa: PERF402 - the links before a failure count too

@@ -17,7 +17,7 @@ from diskkit.errors import DiskkitError, FormatError, UsageError
 from diskkit.formats.link import Link
 from diskkit.formats.vmdk import descriptor, layout, redescribe, sparse
 from diskkit.interfaces import OpenPolicy
-from diskkit.open import open_links
+from diskkit.open import check_files, open_links
 from diskkit.problem import Problem
 from diskkit.storage import keepsake
 from diskkit.storage.local import LocalPlace, open_file
@@ -94,6 +94,7 @@ def repair(
     and `StorageError` if a file cannot be changed: then it can be repaired again.
     """
     path = os.fspath(name)
+    check_files(path)
     policy = policy or OpenPolicy()
     patient = _open(path, policy, write=not dry_run, lossy=lossy)
     backup = None

@@ -17,7 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class LibraryHook(BuildHookInterface):  # type: ignore[misc]
+class LibraryHook(BuildHookInterface[Any]):
     """Called by the wheel builder."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("", ".6", ".7", ".8", ".9", ".8.0.3")
+NAMES = ("", ".6", ".7", ".8", ".9", ".8.0.3", ".8.0.2", ".7.0.3", ".6.7.3")
 """Endings under which programs look for the library (c-abi, 2.1; vddk-api, 8.2)."""
 SONAME = "libvixDiskLib.so.8"
 _MNT = "mntapi.c"

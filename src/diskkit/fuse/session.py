@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Session`: the threads that read the kernel's requests and answer each of them.
+"""`Session`: what the kernel asks of a mount, answered from a tree by threads (`worker.py`).
 
 Every request is answered, also when answering it fails: who waits for an answer cannot be killed.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from diskkit.errors import DiskkitError, OutOfRange, StorageError, UsageError
 from diskkit.fuse import wire
 from diskkit.fuse.wire import Op
+from diskkit.fuse.worker import Turns, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,7 +90,9 @@ class Session:
         self._device = device
         self._tree = tree
         self._warn = warn
-        self._handles: dict[int, OpenFile | Folder] = {}
+        self._files: dict[int, OpenFile] = {}
+        self._folders: dict[int, Folder] = {}
+        self._turns: Turns | None = None
         self._numbers = count(1)
         self._count = threads
         self.failure: StorageError | None = None
@@ -101,6 +104,7 @@ class Session:
             Op.SETATTR: self._setattr,
             Op.READLINK: lambda r, _: tree.readlink(r.node),
             Op.OPEN: self._open,
+            Op.READ: self._read,
             Op.WRITE: self._write,
             Op.STATFS: lambda _, __: wire.statfs_answer(tree.size),
             Op.RELEASE: self._release,
@@ -127,12 +131,14 @@ class Session:
             request = wire.request(buffer[:n])
             if request.opcode == Op.INIT:
                 break
-            self._refuse(request.unique, errno.EIO)
+            os.write(self._device, wire.refusal(request.unique, errno.EIO))
         major, minor, read_ahead, flags = wire.init(buffer[:n])
         if (major, minor) < (wire.MAJOR, wire.MINOR):
-            self._refuse(request.unique, errno.EPROTO)
+            os.write(self._device, wire.refusal(request.unique, errno.EPROTO))
             raise StorageError("/dev/fuse", f"the kernel's FUSE {major}.{minor} is too old")
-        self._answer(request.unique, wire.init_answer(read_ahead, flags & wire.WANTED))
+        body = wire.init_answer(read_ahead, flags & wire.WANTED)
+        os.write(self._device, wire.OUT.pack(wire.OUT.size + len(body), 0, request.unique) + body)
+        self._turns = Turns(self._device)
         for number in range(self._count):
             thread = threading.Thread(target=self._work, name=f"fuse-{number}", daemon=True)
             with self._ended:
@@ -150,58 +156,34 @@ class Session:
     def close(self) -> None:
         """After `join`."""
         os.close(self._device)
-        self._handles.clear()
-
-    # --- the loop -----------------------------------------------------------------------------
+        self._files.clear()
+        self._folders.clear()
 
     def _work(self) -> None:
+        # In a program that is not ours its signals are not for this thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            self._serve()
+            assert self._turns is not None
+            Worker(self._turns, self).run()
+        except StorageError as error:
+            self.failure = error
         finally:
             with self._ended:
                 self._working -= 1
                 self._ended.notify_all()
 
-    def _serve(self) -> None:
-        # In a program that is not ours its signals are not for this thread.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        buffer = memoryview(bytearray(wire.MAX_WRITE + wire.HEAD))
-        data = memoryview(bytearray(wire.MAX_WRITE))
-        device = self._device
-        while True:
-            try:
-                n = os.readv(device, [buffer])
-            except OSError as error:
-                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
-                    continue  # ENOENT: the request was taken back
-                if error.errno != errno.ENODEV:
-                    self.failure = StorageError("/dev/fuse", error.strerror or "cannot be read")
-                return
-            if not n:
-                return  # never from the kernel
-            self._respond(buffer[:n], data)
+    # --- for the workers ----------------------------------------------------------------------
 
-    def _respond(self, raw: memoryview, data: memoryview) -> None:
-        """Answer one request, whatever happens; `data` is room for what is read."""
-        unique = 0
-        try:
-            request = wire.request(raw)
-            unique = request.unique
-            wire.check_length(request, raw)
-            if request.opcode == Op.READ:
-                self._read(request, raw, data)
-            elif request.opcode not in wire.SILENT:
-                known = self._answers.get(request.opcode)
-                if known is None:
-                    self._refuse(unique, errno.ENOSYS)
-                else:
-                    self._answer(unique, known(request, raw))
-        except BaseException as error:
-            number = self._number(error)
-            if unique:
-                self._refuse(unique, number)
+    def body(self, request: wire.Request, raw: memoryview) -> bytes | None:
+        """The answer's body; None for what nobody answers. Raises whatever goes wrong."""
+        if request.opcode in wire.SILENT:
+            return None
+        known = self._answers.get(request.opcode)
+        if known is None:
+            raise OSError(errno.ENOSYS, "is not known")
+        return known(request, raw)
 
-    def _number(self, error: BaseException) -> int:
+    def error_number(self, error: BaseException) -> int:
         """The error number that a failure becomes; what is ours is told too."""
         if isinstance(error, OutOfRange):
             return errno.EINVAL
@@ -213,10 +195,10 @@ class Session:
             # With any other number, the kernel takes the answer for none.
             number = error.errno
             return number if number is not None and 0 < number < _MOST_ERRORS else errno.EIO
-        self._tell(f"{type(error).__name__}: {error}")
+        self.tell(f"{type(error).__name__}: {error}")
         return errno.EIO
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
         """Warn. A terminal that is gone must not end a thread."""
         warn = self._warn
         if warn is not None:
@@ -225,43 +207,30 @@ class Session:
             except Exception:
                 self._warn = None
 
-    def _answer(self, unique: int, body: bytes | memoryview) -> None:
-        head = wire.OUT.pack(wire.OUT.size + len(body), 0, unique)
-        try:
-            os.writev(self._device, (head, body))
-        except OSError as error:
-            # ENOENT: whoever asked was killed meanwhile. ENODEV: the mount is gone.
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
-                raise
-
-    def _refuse(self, unique: int, number: int) -> None:
-        try:
-            os.write(self._device, wire.OUT.pack(wire.OUT.size, -number, unique))
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
-                self._tell(f"/dev/fuse: {error.strerror}")
-
-    # --- requests -----------------------------------------------------------------------------
-
-    def _file(self, number: int) -> OpenFile:
-        found = self._handles.get(number)
-        if found is None or isinstance(found, Folder):
+    def opened(self, number: int) -> OpenFile:
+        """The file under a number. Raises `OSError`."""
+        found = self._files.get(number)
+        if found is None:
             raise OSError(errno.EBADF, "no such open file")
         return found
 
-    def _read(self, request: wire.Request, raw: memoryview, data: memoryview) -> None:
+    # --- requests -----------------------------------------------------------------------------
+
+    def _read(self, _: wire.Request, raw: memoryview) -> bytes:
+        """A READ that is longer than the worker knows it."""
         number, offset, size = wire.transfer(raw)
-        if size > len(data):
+        if size > wire.MAX_WRITE:
             raise OSError(errno.EINVAL, "more than was agreed on")
-        n = self._file(number).read_into(offset, data[:size])
-        self._answer(request.unique, data[:n])
+        data = bytearray(size)
+        n = self.opened(number).read_into(offset, memoryview(data))
+        return bytes(data[:n])
 
     def _write(self, _: wire.Request, raw: memoryview) -> bytes:
         number, offset, size = wire.transfer(raw)
         data = raw[wire.WRITE_DATA :]
         if len(data) != size:
             raise wire.Malformed(f"{len(data)} bytes to write, and says {size}")
-        return wire.write_answer(self._file(number).write(offset, data))
+        return wire.write_answer(self.opened(number).write(offset, data))
 
     def _lookup(self, request: wire.Request, raw: memoryview) -> bytes:
         found = self._tree.lookup(request.node, wire.name(raw))
@@ -277,31 +246,29 @@ class Session:
 
     def _open(self, request: wire.Request, raw: memoryview) -> bytes:
         writing = wire.open_flags(raw) & os.O_ACCMODE != os.O_RDONLY
-        return self._keep(
-            self._tree.open(request.node, writing=writing),
-            wire.KEEP_CACHE | wire.PARALLEL_DIRECT_WRITES,
-        )
+        number = next(self._numbers)
+        self._files[number] = self._tree.open(request.node, writing=writing)
+        return wire.open_answer(number, wire.KEEP_CACHE | wire.PARALLEL_DIRECT_WRITES)
 
     def _opendir(self, request: wire.Request, _: memoryview) -> bytes:
-        return self._keep(Folder(self._tree, request.node), wire.KEEP_CACHE | wire.CACHE_DIR)
-
-    def _keep(self, opened: OpenFile | Folder, flags: int) -> bytes:
         number = next(self._numbers)
-        self._handles[number] = opened
-        return wire.open_answer(number, flags)
+        self._folders[number] = Folder(self._tree, request.node)
+        return wire.open_answer(number, wire.KEEP_CACHE | wire.CACHE_DIR)
 
     def _release(self, _: wire.Request, raw: memoryview) -> bytes:
-        self._handles.pop(wire.handle(raw), None)
+        number = wire.handle(raw)
+        self._files.pop(number, None)
+        self._folders.pop(number, None)
         return b""
 
     def _fsync(self, _: wire.Request, raw: memoryview) -> bytes:
-        self._file(wire.handle(raw)).flush()
+        self.opened(wire.handle(raw)).flush()
         return b""
 
     def _readdir(self, _: wire.Request, raw: memoryview, *, plus: bool) -> bytes:
         number, offset, size = wire.transfer(raw)
-        folder = self._handles.get(number)
-        if not isinstance(folder, Folder):
+        folder = self._folders.get(number)
+        if folder is None:
             raise OSError(errno.EBADF, "no such open folder")
         with folder.lock:
             return folder.list(offset, size, plus=plus)
@@ -311,14 +278,14 @@ class Session:
         if mode not in (wire.PUNCH_HOLE | wire.KEEP_SIZE, wire.ZERO_RANGE | wire.KEEP_SIZE):
             raise OSError(errno.EOPNOTSUPP, "the size is the disk's")
         give_back = bool(mode & wire.PUNCH_HOLE)
-        self._file(wire.handle(raw)).erase(offset, length, give_back=give_back)
+        self.opened(wire.handle(raw)).erase(offset, length, give_back=give_back)
         return b""
 
     def _lseek(self, _: wire.Request, raw: memoryview) -> bytes:
         offset, whence = wire.lseek(raw)
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             raise OSError(errno.EINVAL, "neither data nor hole")
-        return wire.lseek_answer(self._file(wire.handle(raw)).seek(offset, whence))
+        return wire.lseek_answer(self.opened(wire.handle(raw)).seek(offset, whence))
 
     def _getxattr(self, request: wire.Request, raw: memoryview) -> bytes:
         value = self._tree.xattrs(request.node).get(wire.xattr_name(raw))

@@ -222,6 +222,11 @@ def xattr_name(raw: memoryview) -> bytes:
     return name(raw, IN.size + _XATTR_IN.size)
 
 
+def refusal(unique: int, number: int) -> bytes:
+    """The answer that is an error number, from 1 to 511."""
+    return OUT.pack(OUT.size, -number, unique)
+
+
 def attributes(a: Attributes) -> bytes:
     """As every answer about a node holds them."""
     times = [divmod(max(t, 0), 1_000_000_000) for t in (a.atime, a.mtime, a.ctime)]

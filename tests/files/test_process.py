@@ -43,6 +43,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
         "import json, os, sys, time, socket; sys.path[:] = json.loads(sys.argv.pop());"
         "from diskkit.files import wire; peer = socket.socket(fileno=0)\n"
         "def good():\n"
+        "    wire.receive(peer)\n"
         "    wire.send(peer, wire.ANSWER, wire.pack_json([2, []]))\n"
         "    return wire.receive(peer)\n" + body
     )

@@ -58,14 +58,16 @@ def opened(name: str, common: Common, key_file: str | None) -> Iterator[Opened]:
     """Open the disk, the volume and the filesystem that a name means."""
     from diskkit.files import open_filesystem
     from diskkit.files.naming import choose, parse_name
+    from diskkit.files.process import Started
     from diskkit.volumes import find_volumes
 
     named = parse_name(name)
     if named is None:
         raise UsageError(f"{name}: write DISK:/PATH, or DISK:VOLUME:/PATH")
-    with common.open(named.disk) as disk:
+    # It gets ready while the disk is opened here, which takes as long.
+    with Started() as started, common.open(named.disk) as disk:
         volume = choose(find_volumes(disk, key=read_key(key_file)), named.volume)
-        with open_filesystem(volume) as fs:
+        with open_filesystem(volume, started=started) as fs:
             for text in fs.warnings if not common.quiet else ():
                 warn(text)
             yield Opened(fs, volume, named.path.encode("utf-8", "surrogateescape"))

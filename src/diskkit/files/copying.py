@@ -13,12 +13,14 @@ import contextlib
 import errno
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from diskkit.errors import DiskkitError, StorageError, UsageError
 from diskkit.files.content import pieces
 from diskkit.files.walk import MAX_DEPTH
+from diskkit.storage.room import make_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +160,8 @@ class Copier:
         target = os.open(path[-1], _NEW, 0o600, dir_fd=parent)
         try:
             os.ftruncate(target, node.size)
-            for offset, part in pieces(self._fs, self._volume, node):
+            room = partial(make_room, target)
+            for offset, part in pieces(self._fs, self._volume, node, before=room):
                 _write(target, offset, part)
                 self._bytes += len(part)
             self._dress(node, target, path)

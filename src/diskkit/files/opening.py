@@ -10,6 +10,7 @@ from diskkit.files.readers import READERS, check_installed, open_reader
 
 if TYPE_CHECKING:
     from diskkit.files.filesystem import FileSystem
+    from diskkit.files.process import Started
     from diskkit.volumes import Volume
 
 _REASONS = {
@@ -39,10 +40,13 @@ def why_unreadable(volume: Volume) -> str:
     return "" if kind in READERS else _REASONS.get(kind, f"{kind} cannot be read")
 
 
-def open_filesystem(volume: Volume, *, trusted: bool = False) -> FileSystem:
+def open_filesystem(
+    volume: Volume, *, trusted: bool = False, started: Started | None = None
+) -> FileSystem:
     """The files of a volume. Close it when done; the disk stays open.
 
-    The reader runs in a process of its own, unless the image is `trusted`. Raises
+    The reader runs in a process of its own, unless the image is `trusted`; one that was `started`
+    early is taken over, if this does not fail. Raises
     `UnsupportedFeature` where there is none, and `FormatError` if it finds the filesystem wrong.
     """
     reason = why_unreadable(volume)
@@ -56,4 +60,4 @@ def open_filesystem(volume: Volume, *, trusted: bool = False) -> FileSystem:
         return open_reader(kind, BlockCache(volume))
     from diskkit.files.process import ProcessFileSystem
 
-    return ProcessFileSystem(kind, volume)
+    return ProcessFileSystem(kind, volume, started=started)

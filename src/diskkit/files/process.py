@@ -22,6 +22,7 @@ from diskkit.errors import DiskkitError, FormatError, StorageError, UnsupportedF
 from diskkit.files import wire
 from diskkit.files.filesystem import Extent, FileSystem, Node
 from diskkit.filters.cache import CAPACITY, Counts
+from diskkit.interfaces import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,22 +52,15 @@ def _python() -> str:
     raise UnsupportedFeature("no Python program to run the filesystem reader with")
 
 
-class ProcessFileSystem(FileSystem):
-    """The parent's side. Calls from many threads wait for each other."""
+class Started(Closing):
+    """A reader's process that was not told yet what to read: it gets ready in the meantime."""
 
-    def __init__(self, kind: str, volume: Readable, *, patience: float = PATIENCE) -> None:
-        """Start the reader. Raises what opening the filesystem raises."""
-        self.kind = kind
-        self.volume = volume
-        self._patience = patience
-        self._lock = threading.Lock()
-        self._dead: DiskkitError | None = None
-        ours, theirs = socket.socketpair()
-        self._peer = ours
-        words = [kind, str(volume.size), str(CAPACITY), json.dumps(sys.path)]
+    def __init__(self) -> None:
+        """Start it."""
+        self.peer, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [_python(), "-I", "-c", _START, *words],
+            self.process = subprocess.Popen(
+                [_python(), "-I", "-c", _START, json.dumps(sys.path)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -74,8 +68,35 @@ class ProcessFileSystem(FileSystem):
                 env={"PATH": os.defpath, "PYTHONHASHSEED": "0"},
                 close_fds=True,
             )
+
+    def close(self) -> None:
+        """End it."""
+        self.peer.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class ProcessFileSystem(FileSystem):
+    """The parent's side. Calls from many threads wait for each other."""
+
+    def __init__(
+        self,
+        kind: str,
+        volume: Readable,
+        *,
+        patience: float = PATIENCE,
+        started: Started | None = None,
+    ) -> None:
+        """Start the reader, or take over one. Raises what opening the filesystem raises."""
+        self.kind = kind
+        self.volume = volume
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._dead: DiskkitError | None = None
+        self._started = started or Started()
+        self._peer, self._process = self._started.peer, self._started.process
         try:
-            _, raw = self._answer()
+            _, raw = self._call(kind, volume.size, CAPACITY)
             root, warnings = self._judge_start(wire.unpack_json(raw))
         except BaseException:
             self.close()
@@ -277,6 +298,4 @@ class ProcessFileSystem(FileSystem):
 
     def close(self) -> None:
         self._dead = self._dead or StorageError(f"{self.kind} filesystem", "closed")
-        self._peer.close()
-        self._process.kill()
-        self._process.wait()
+        self._started.close()

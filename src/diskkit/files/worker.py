@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import resource
 import socket
-import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -163,10 +162,14 @@ def limit() -> None:
 
 
 def main() -> None:
-    """`python -c ... KIND SIZE CACHE`, with the socket as file descriptor 0."""
-    kind, size, capacity = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    """With the socket as file descriptor 0; the first call says what to read."""
     peer = socket.socket(fileno=0)
     limit()
+    try:
+        _, raw = wire.receive(peer)
+    except EOFError:
+        return
+    kind, size, capacity = wire.unpack_json(raw)
     cache = BlockCache(RemoteVolume(peer, size), capacity=capacity)
     try:
         from diskkit.files.readers import open_reader

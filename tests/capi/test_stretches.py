@@ -172,6 +172,8 @@ def test_nothing_is_written_after_a_flush_that_failed(
     monkeypatch.undo()
     assert vix.write(handle, 16, b"w" * 512) == 7
     assert vix.lib.VixDiskLib_Flush(handle) == 7
+    assert vix.lib.VixDiskLib_Close(handle) == 7
+    assert vix.lib.VixDiskLib_Close(handle) == 16000
 
 
 def test_a_parent_is_not_written_to(vix: Vix, tmp_path: Path) -> None:

@@ -109,6 +109,8 @@ def Close(diskHandle: int) -> None:
             raise vix_error("DISK_INVAL", f"{diskHandle} is not the handle of an open disk")
         if not handle.attached:
             handle.close()
+            if handle.lost is not None:
+                raise handle.lost
             library.log(f"{handle.path}: closed")
 
 

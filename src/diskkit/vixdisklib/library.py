@@ -12,6 +12,7 @@ from itertools import count
 from threading import Condition, Lock, get_ident
 from typing import TYPE_CHECKING, NamedTuple
 
+from diskkit.errors import LostWrites
 from diskkit.interfaces import OpenPolicy
 from diskkit.open import open_disk
 from diskkit.vixdisklib.config import Config
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from diskkit.disk import Disk
+    from diskkit.errors import DiskkitError
     from diskkit.vixdisklib.params import ConnectParams
 
     Log = Callable[[str], object]
@@ -63,6 +65,8 @@ class Handle:
         """It is a parent whose files now belong to its child's handle."""
         self.joined = False
         """It reads the links of an attached parent too, and cannot be opened again by its path."""
+        self.lost: LostWrites | None = None
+        """What was written may never be durable; `Close` says so once more."""
         self.pending = 0
         """Asynchronous calls whose callback has not returned."""
         self.calling: set[int] = set()
@@ -146,8 +150,10 @@ class Handle:
             position = found.position + begin - found.begin
             library.keep(self.number, begin, found.end, found.file, position, found.writable)
 
-    def withdraw(self) -> None:
+    def withdraw(self, failure: DiskkitError) -> None:
         """After a failure: every call is Python's from now on, which knows what is lost."""
+        if isinstance(failure, LostWrites):
+            self.lost = failure
         self._tries = 0
         if library.forget is not None:
             library.forget(self.number)

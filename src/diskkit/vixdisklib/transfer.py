@@ -82,8 +82,8 @@ def write_sectors(
             raise _outside(disk, start, count)
         disk.write(start * _SECTOR, buffer)
         handle.offer(disk, start * _SECTOR)
-    except DiskkitError:
-        handle.withdraw()
+    except DiskkitError as error:
+        handle.withdraw(error)
         raise
     finally:
         handle.leave()
@@ -147,8 +147,8 @@ def Flush(diskHandle: int) -> None:
             with handle.using() as disk:
                 try:
                     disk.flush()
-                except DiskkitError:
-                    handle.withdraw()
+                except DiskkitError as error:
+                    handle.withdraw(error)
                     raise
 
 

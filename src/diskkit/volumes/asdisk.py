@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`VolumeDisk`: a volume as a disk, so that whatever works on disks works on it: copies, NBD, maps.
+
+Its map is that of the disks it lies on, cut and moved. What is deciphered as it is read (LUKS) has
+no place in any file: there the map says data, and nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from diskkit.disk import Disk, Source, Stretch
+from diskkit.errors import UsageError
+from diskkit.runs import State
+from diskkit.table import single
+from diskkit.volumes.find import find_volumes
+from diskkit.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from diskkit.info import DiskInfo
+    from diskkit.interfaces import Readable
+    from diskkit.table import Int64, RunTable
+
+
+class Placed(NamedTuple):
+    """A contiguous range of what is no volume itself: of a disk, or of what deciphers one."""
+
+    source: Readable
+    offset: int
+    length: int
+
+
+def open_volume(disks: Sequence[Disk], name: str | int, key: bytes | None = None) -> VolumeDisk:
+    """The volume of this number or name. Takes over all `disks`, unless this fails.
+
+    Raises what `find_volumes` raises, the volume's own problem, and `UsageError` if there is none.
+    """
+    table = find_volumes(*disks, key=key)
+    try:
+        volume = table.volume(name)
+    except UsageError as error:
+        hints = "".join(f"; {text}" for text in table.warnings)
+        raise UsageError(f"{disks[0].path}: {error}{hints}") from None
+    return VolumeDisk(volume, disks)
+
+
+def _placed(source: Readable, offset: int, length: int) -> Iterator[Placed]:
+    """Where a range lies: a partition may hold a part of a logical volume, and so on."""
+    if isinstance(source, Volume):
+        for piece in source.pieces(offset, length):
+            yield from _placed(*piece)
+    else:
+        yield Placed(source, offset, length)
+
+
+def _shifted(table: RunTable, by: int, loose: NDArray[np.bool_]) -> RunTable:
+    """The same rows further on. Where a row is in no file, its position is its own offset."""
+    moved = loose & (table.states == State.DATA)
+    return table._replace(
+        starts=table.starts + by,
+        end=table.end + by,
+        positions=np.where(moved, table.positions + by, table.positions),
+    )
+
+
+class VolumeDisk(Disk):
+    """A volume, with the disks it lies on. `open_volume` is the way to get one."""
+
+    def __init__(self, volume: Volume, disks: Sequence[Disk]) -> None:
+        """Take over the disks. Raises the volume's problem, if its bytes cannot be had."""
+        if volume.problem is not None:
+            raise volume.problem
+        self.volume = volume
+        self.path = f"{disks[0].path}:{volume.name}"
+        self.size = volume.size
+        self.writable = volume.writable
+        self.granularity = min(disk.granularity for disk in disks)
+        self.parallel = max(disk.parallel for disk in disks)
+        self._disks = disks
+        self._closed = False
+        # Sources of several disks are told apart, and stand in the order of their links. The first
+        # is for what is deciphered, and lies in no file.
+        rows = [
+            (source.link, place, number, source)
+            for place, disk in enumerate(disks)
+            for number, source in enumerate(disk.sources)
+        ]
+        rows.sort(key=lambda row: row[:3])
+        self._numbers = [np.zeros(len(disk.sources), np.int64) for disk in disks]
+        for new, (_, place, number, _) in enumerate(rows):
+            self._numbers[place][number] = new + 1
+        self._sources = [Source(0), *(source for *_, source in rows)]
+        self._in_files = np.array([source.name is not None for source in self._sources])
+        self._shift = self._find_shift()
+
+    def _find_shift(self) -> int | None:
+        """Where it begins, if it is one range of the only disk."""
+        first = next(_placed(self.volume, 0, self.size), None)
+        whole = first is not None and first.length == self.size and len(self._disks) == 1
+        return first.offset if first and whole and first.source is self._disks[0] else None
+
+    @property
+    def info(self) -> DiskInfo:
+        """That of the first disk, whose ids are not the volume's."""
+        info = self._disks[0].info
+        return info._replace(
+            path=self.path,
+            format="volume",
+            create_type=self.volume.type_name or self.volume.type,
+            capacity=self.size,
+            cid=None,
+            parent_cid=None,
+            uuid=None,
+            geometry=None,
+            metadata={},
+        )
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """What lies in no file, then those of the disks."""
+        return self._sources
+
+    # --- reading and its map ------------------------------------------------------------------
+
+    def _fill(self, offset: int, buffer: memoryview) -> None:
+        self.volume.read_into(offset, buffer)
+
+    def _scan(self, offset: int, length: int, links: int | None) -> Iterator[RunTable]:
+        return self._moved(offset, length, lambda disk, at, n: disk.tables(at, n, links=links))
+
+    def stored(self, offset: int = 0, length: int | None = None) -> Iterator[RunTable]:
+        """`tables`, with what reads as zeros in the disks turned to zeros."""
+        offset, length = self._range(offset, length)
+        return self._moved(offset, length, lambda disk, at, n: disk.stored(at, n))
+
+    def _moved(
+        self, offset: int, length: int, ask: Callable[[Disk, int, int], Iterator[RunTable]]
+    ) -> Iterator[RunTable]:
+        if self._closed:
+            raise UsageError("the disk is closed")
+        for place in _placed(self.volume, offset, length):
+            number = next((n for n, d in enumerate(self._disks) if d is place.source), None)
+            if number is None:
+                yield single(offset, place.length, State.DATA, offset)
+            else:
+                for table in ask(self._disks[number], place.offset, place.length):
+                    yield self._as_mine(table, self._numbers[number], offset - place.offset)
+            offset += place.length
+
+    def _as_mine(self, table: RunTable, numbers: Int64, by: int) -> RunTable:
+        sources = numbers[table.sources]
+        return _shifted(table, by, ~self._in_files[sources])._replace(sources=sources)
+
+    def stretch(self, offset: int) -> Stretch | None:
+        """That of its disk, within its bounds."""
+        if self._shift is None:
+            return None
+        found = self._disks[0].stretch(offset + self._shift)
+        if found is None:
+            return None
+        begin = max(found.begin, self._shift)
+        end = min(found.end, self._shift + self.size)
+        position = found.position + begin - found.begin
+        return found._replace(begin=begin - self._shift, end=end - self._shift, position=position)
+
+    def pour(self, table: RunTable, out: int, base: int = 0) -> int:
+        """By its disk, where it is one range of it."""
+        if self._shift is None:
+            return super().pour(table, out, base)
+        there = _shifted(table, self._shift, ~self._in_files[table.sources])
+        there = there._replace(sources=table.sources - 1)
+        return self._disks[0].pour(there, out, base + self._shift)
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        if not self.writable:
+            raise self._read_only()
+        self.volume.write(offset, data)
+
+    def _zero(self, offset: int, length: int, *, give_back: bool) -> None:
+        if not self.writable:
+            raise self._read_only()
+        for place in _placed(self.volume, offset, length):
+            assert isinstance(place.source, Disk)  # else it would not be writable
+            change = place.source.discard if give_back else place.source.zero
+            change(place.offset, place.length)
+
+    def zeroes_quickly(self, offset: int, length: int) -> bool:
+        """Where all that it lies on can."""
+        return all(
+            isinstance(place.source, Disk)
+            and place.source.zeroes_quickly(place.offset, place.length)
+            for place in _placed(self.volume, offset, length)
+        )
+
+    def _flush(self) -> None:
+        if not self.writable:
+            raise self._read_only()
+        for disk in self._disks:
+            disk.flush()
+
+    def close(self) -> None:
+        """Close all its disks, even if one fails."""
+        from contextlib import ExitStack
+
+        self._closed = True
+        with ExitStack() as stack:
+            for disk in self._disks:
+                stack.callback(disk.close)

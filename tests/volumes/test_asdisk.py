@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes as disks: the suites over a partition, a striped volume of two disks, and LUKS."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+import diskkit
+from diskkit import FormatError, UsageError
+from diskkit.runs import State
+from diskkit.tasks.clone import clone
+from diskkit.testing import DiskCase, DiskSuite, WritableDiskSuite
+from diskkit.volumes.asdisk import VolumeDisk, open_volume
+from makers.peers import SKIP_PREFIX
+from volumes.tables import PE_START, Part, lvm_text, put_mbr, put_pv
+from volumes.test_luks import KEY, locked
+from volumes.test_luks import content as secret
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1 << 20
+BEGIN = MIB + 512
+"""In the middle of a grain."""
+SIZE = 3 * MIB + 512
+EXTENT = 65536
+
+
+def content() -> bytes:
+    """Data, and whole grains of zeros."""
+    chance = random.Random(1)
+    parts = [chance.choice((bytes(70_000), chance.randbytes(50_000))) for _ in range(80)]
+    return b"".join(parts)[:SIZE]
+
+
+def raw_with_partition() -> bytes:
+    disk = bytearray(random.Random(2).randbytes(BEGIN + SIZE + 100_352))
+    put_mbr(disk, [(0x83, BEGIN // 512, SIZE // 512)])
+    disk[BEGIN : BEGIN + SIZE] = content()
+    return bytes(disk)
+
+
+def write_disk(folder: Path, kind: str, raw: bytes, name: str = "disk") -> Path:
+    path = folder / f"{name}.raw"
+    path.write_bytes(raw)
+    if kind == "raw":
+        return path
+    with diskkit.open_disk(path) as disk:
+        clone(disk, folder / f"{name}.vmdk", kind, sync=False)
+    return folder / f"{name}.vmdk"
+
+
+def opened(paths: list[Path], name: str, *, writable: bool = False) -> VolumeDisk:
+    disks = [diskkit.open_disk(path, writable=writable) for path in paths]
+    try:
+        return open_volume(disks, name)
+    except BaseException:
+        for disk in disks:
+            disk.close()
+        raise
+
+
+def striped(folder: Path) -> tuple[list[Path], bytes]:
+    """A volume group over two VMDKs, and what its volume holds."""
+    size = 4 * MIB
+    parts = [Part(0, 1, [(0, 2)]), Part(1, 4, [(0, 4), (1, 1)], 16)]
+    text = lvm_text({"data": parts}, pvs=(0, 1), pe_count=40)
+    paths, extents = [], []
+    for number in range(2):
+        raw = bytearray(random.Random(number).randbytes(size))
+        put_pv(raw, 0, size, number, text)
+        paths.append(write_disk(folder, "monolithicSparse", bytes(raw), f"pv{number}"))
+        extents.append(raw[PE_START * 512 :])
+    wanted = bytes(extents[0][2 * EXTENT : 3 * EXTENT])
+    for at in range(0, 2 * EXTENT, 8192):
+        for pv, first in ((0, 4), (1, 1)):
+            begin = first * EXTENT + at
+            wanted += extents[pv][begin : begin + 8192]
+    return paths, wanted
+
+
+@pytest.fixture(params=["raw", "monolithicSparse", "streamOptimized", "twoGbMaxExtentFlat"])
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> DiskCase:
+    path = write_disk(tmp_path, request.param, raw_with_partition())
+    return DiskCase(partial(opened, [path], "1"), content())
+
+
+class TestPartitions(DiskSuite):
+    """A partition of disks of several kinds."""
+
+
+class TestWrittenPartitions(WritableDiskSuite):
+    """A partition that is written to."""
+
+    @pytest.fixture(params=["raw", "monolithicSparse"])
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> DiskCase:
+        """Small, as the suite asks."""
+        disk = bytearray(random.Random(2).randbytes(2 * MIB))
+        put_mbr(disk, [(0x83, 129, 1024)])
+        path = write_disk(tmp_path, request.param, bytes(disk))
+        whole = bytes(disk[129 * 512 : (129 + 1024) * 512])
+        return DiskCase(partial(opened, [path], "p1", writable=True), whole)
+
+
+class TestStripes(DiskSuite):
+    """A logical volume over two disks."""
+
+    @pytest.fixture
+    def case(self, tmp_path: Path) -> DiskCase:
+        """Both disks are open as long as it."""
+        paths, wanted = striped(tmp_path)
+        return DiskCase(partial(opened, paths, "vg0/data"), wanted)
+
+
+class TestLuks(DiskSuite):
+    """What is deciphered as it is read."""
+
+    @pytest.fixture
+    def case(self, tmp_path: Path) -> DiskCase:
+        """The disk is given back with the volume."""
+        pytest.importorskip("cryptography", reason=f"{SKIP_PREFIX} cryptography")
+        path = write_disk(tmp_path, "monolithicSparse", bytes(locked("luks2 4096")[0]))
+
+        def unlocked() -> VolumeDisk:
+            return open_volume([diskkit.open_disk(path)], "whole.luks", KEY)
+
+        return DiskCase(unlocked, secret())
+
+    def test_map_names_no_file(self, case: DiskCase) -> None:
+        """The bytes in the file are others."""
+        with case.open() as disk:
+            (run,) = disk.runs()
+            assert (run.state, run.path, run.file_offset) == (State.DATA, None, None)
+            with pytest.raises(UsageError, match="opened for reading only"):
+                disk.write(0, b"x")
+
+
+def test_map_says_where_the_bytes_are(tmp_path: Path) -> None:
+    """In the file of a VMDK, whose holes stay holes."""
+    path = write_disk(tmp_path, "monolithicSparse", raw_with_partition())
+    with opened([path], "p1") as disk:
+        wanted, met = content(), set()
+        for run in disk.runs():
+            met.add(run.state)
+            if run.file_offset is not None:
+                raw = path.read_bytes()[run.file_offset : run.file_offset + run.length]
+                assert raw == wanted[run.offset : run.offset + run.length]
+            else:
+                assert not any(wanted[run.offset : run.offset + run.length])
+        assert State.DATA in met
+        assert len(met) > 1
+
+
+def test_volume_with_a_problem_is_not_opened(tmp_path: Path) -> None:
+    raw = bytearray(MIB)
+    put_mbr(raw, [(0x83, 100, 1 << 20)])
+    path = write_disk(tmp_path, "raw", bytes(raw))
+    with diskkit.open_disk(path) as disk:
+        with pytest.raises(FormatError, match="beyond the disk's"):
+            open_volume([disk], 1)
+        with pytest.raises(UsageError, match=r"disk\.raw: no volume 7: there are 1 \(p1\)"):
+            open_volume([disk], 7)
+        assert disk.read(510, 2) == b"\x55\xaa"

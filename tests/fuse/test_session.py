@@ -20,6 +20,7 @@ from diskkit.fuse import wire
 from diskkit.fuse.session import Session
 from diskkit.fuse.tree import OpenFile, Tree
 from diskkit.fuse.wire import ROOT, Attributes, Op
+from diskkit.fuse.worker import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -321,7 +322,7 @@ def test_a_broken_device_is_told() -> None:
     down, up = os.pipe()
     os.close(down)
     session = Session(up, Small(), threads=1)
-    session._working = 1
+    session._turns, session._working = Turns(up), 1
     thread = threading.Thread(target=session._work)
     thread.start()
     with pytest.raises(StorageError, match="/dev/fuse: Bad file descriptor"):

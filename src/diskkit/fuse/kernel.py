@@ -164,11 +164,12 @@ def unmount_volume(reader: Reader, note: Note, *, lazy: bool) -> None:
     died = not reader.alive()
     mounting.unmount(note.folder, lazy=lazy)
     patience = time.monotonic() + _PATIENCE
-    while reader.alive():
+    # The kernel gives the loop device back a little later, and the server sees that.
+    while reader.alive() or loop.label_of(note.loop) == note.label.encode():
         if lazy:
             return
         if time.monotonic() > patience and loop.label_of(note.loop) == note.label.encode():
-            text = "is unmounted here, but still in use elsewhere, and its server goes on"
+            text = "is unmounted here, but still in use elsewhere"
             raise StorageError(note.folder, text)
         time.sleep(_GLANCE)
     ended = reader.ended()

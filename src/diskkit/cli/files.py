@@ -7,14 +7,14 @@ import json
 import stat
 import sys
 import time
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from diskkit.cli.failures import DONE, say, warn
 from diskkit.cli.options import Common, Json, with_common
+from diskkit.cli.part import KeyFile, With, read_key
 from diskkit.errors import DiskkitError, UsageError, printable_line
 
 if TYPE_CHECKING:
@@ -39,22 +39,10 @@ class Opened(NamedTuple):
     path: bytes
 
 
-KeyFile = Annotated[
-    str | None,
-    typer.Option("--key-file", metavar="FILE", help="The key of LUKS volumes: all of FILE."),
-]
-
-
-def read_key(path: str | None) -> bytes | None:
-    """All bytes of a key file, as cryptsetup takes them; at most 8 MiB."""
-    if path is None:
-        return None
-    with Path(path).open("rb") as f:
-        return f.read(8 << 20)
-
-
 @contextmanager
-def opened(name: str, common: Common, key_file: str | None) -> Iterator[Opened]:
+def opened(
+    name: str, common: Common, key_file: str | None, others: list[str] | None
+) -> Iterator[Opened]:
     """Open the disk, the volume and the filesystem that a name means."""
     from diskkit.files import open_filesystem
     from diskkit.files.naming import choose, parse_name
@@ -65,8 +53,9 @@ def opened(name: str, common: Common, key_file: str | None) -> Iterator[Opened]:
     if named is None:
         raise UsageError(f"{name}: write DISK:/PATH, or DISK:VOLUME:/PATH")
     # It gets ready while the disk is opened here, which takes as long.
-    with Started() as started, common.open(named.disk) as disk:
-        volume = choose(find_volumes(disk, key=read_key(key_file)), named.volume)
+    with Started() as started, ExitStack() as stack:
+        disks = [stack.enter_context(common.open(n)) for n in (named.disk, *(others or ()))]
+        volume = choose(find_volumes(*disks, key=read_key(key_file)), named.volume)
         with open_filesystem(volume, started=started) as fs:
             for text in fs.warnings if not common.quiet else ():
                 warn(text)
@@ -79,6 +68,7 @@ def ls(
     common: Common,
     long: Annotated[bool, typer.Option("-l", help="Modes, owners, sizes and times.")] = False,
     recursive: Annotated[bool, typer.Option("-R", help="All folders below.")] = False,
+    others: With = None,
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> int:
@@ -86,7 +76,7 @@ def ls(
     from diskkit.files.walk import Listing, list_below, resolve
 
     left_out = False
-    with opened(name, common, key_file) as (fs, _, path):
+    with opened(name, common, key_file, others) as (fs, _, path):
         found = resolve(fs, path, follow=not long)
         if found.node.is_dir:
             listings = list_below(fs, found, recursive=recursive)
@@ -189,6 +179,7 @@ def cat(
     stream: Annotated[
         str, typer.Option("--stream", metavar="NAME", help="An alternate data stream of NTFS.")
     ] = "",
+    others: With = None,
     key_file: KeyFile = None,
 ) -> int:
     """Write a file inside of a disk to standard output."""
@@ -196,7 +187,7 @@ def cat(
     from diskkit.files.walk import resolve
 
     out = sys.stdout.buffer
-    with opened(name, common, key_file) as (fs, volume, path):
+    with opened(name, common, key_file, others) as (fs, volume, path):
         node = _file(resolve(fs, path)).node
         at = 0
         for offset, part in pieces(fs, volume, node, stream):
@@ -231,6 +222,7 @@ def cp(
         bool, typer.Option("--recursive", "-r", help="Copy folders with all that is in them.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace TARGET if it exists.")] = False,
+    others: With = None,
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> int:
@@ -239,7 +231,7 @@ def cp(
     from diskkit.files.walk import resolve
 
     began = time.monotonic()
-    with opened(name, common, key_file) as (fs, volume, path):
+    with opened(name, common, key_file, others) as (fs, volume, path):
         copier = Copier(fs, volume, say)
         done = copier.copy(resolve(fs, path), target, recursive=recursive, force=force)
     if as_json:

@@ -15,6 +15,7 @@ import typer
 
 from diskkit.cli.failures import DONE, warn
 from diskkit.cli.options import Common, Json, with_common
+from diskkit.cli.part import KeyFile, VolumeName, open_part
 from diskkit.errors import UsageError, printable_line
 from diskkit.nbd.protocol import PORT
 
@@ -50,6 +51,8 @@ def serve(
         str | None,
         typer.Option("--overlay", metavar="FILE", help="Keep what clients write in FILE."),
     ] = None,
+    volume: VolumeName = None,
+    key_file: KeyFile = None,
     certificates: Annotated[
         str | None,
         typer.Option(
@@ -69,17 +72,25 @@ def serve(
         raise UsageError("serve: --overlay and --writable: clients write to one of them")
     if overlay is not None and len(disks) > 1:
         raise UsageError("serve: --overlay takes what is written to one disk")
+    if volume is None and key_file is not None:
+        raise UsageError("serve: --key-file goes with --volume")
     if verify and certificates is None:
         raise UsageError("serve: --tls-verify-peer goes with --tls-certificates")
     tls = server_context(certificates, verify=verify) if certificates is not None else None
     with ExitStack() as stack:
+        # A volume may lie on several disks, and is one export.
+        groups = [disks] if volume is not None else [[disk] for disk in disks]
         opened = [
-            stack.enter_context(common.open(name, writable=writable, overlay=overlay))
-            for name in disks
+            stack.enter_context(
+                open_part(common, group, volume, key_file, writable=writable, overlay=overlay)
+            )
+            for group in groups
         ]
         served = {
             name: Served(disk, Path(disk.path).name)
-            for name, disk in zip(_names(disks, names or []), opened, strict=True)
+            for name, disk in zip(
+                _names([group[0] for group in groups], names or []), opened, strict=True
+            )
         }
         listeners = _listen(unix, port, bind)
         stack.callback(close_all, listeners)

@@ -13,6 +13,7 @@ import typer
 
 from diskkit.cli.failures import DONE
 from diskkit.cli.options import Common, DiskName, Json, Threads, with_common
+from diskkit.cli.part import KeyFile, VolumeName, With, open_part
 from diskkit.cli.progress import watched
 from diskkit.errors import DiskkitError, UsageError
 from diskkit.units import format_size, parse_size
@@ -20,6 +21,7 @@ from diskkit.units import format_size, parse_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from diskkit.disk import Disk
     from diskkit.tasks.copy import Copied
 
 BEST = 9
@@ -61,6 +63,9 @@ def convert(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Say how much room it would take; copy nothing.")
     ] = False,
+    volume: VolumeName = None,
+    others: With = None,
+    key_file: KeyFile = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> int:
@@ -72,8 +77,16 @@ def convert(
     strength = _level(level)
     if as_json and dst == "-":
         raise UsageError("--json and a disk cannot both go to standard output")
+    if volume is None and (others or key_file):
+        raise UsageError("convert: --with and --key-file go with --volume")
+    if src == "-" and volume is not None:
+        raise UsageError("convert: what comes from a pipe is copied whole: no --volume")
+
+    def opened() -> Disk:
+        return open_part(common, [src, *(others or ())], volume, key_file)
+
     if estimate:
-        return _estimate(src, kind, common, as_json=as_json)
+        return _estimate(src, kind, opened, as_json=as_json)
 
     began = time.monotonic()
     try:
@@ -93,7 +106,7 @@ def convert(
                     progress=progress,
                 )
             else:
-                with common.open(src) as disk:
+                with opened() as disk:
                     copy = _copier(kind, adapter, strength)
                     done = copy(
                         disk,
@@ -211,12 +224,12 @@ def _receiver(kind: str, adapter: str | None, level: int) -> Callable[..., Copie
     return partial(receive.clone_stream, kind=kind, adapter=adapter, level=level)
 
 
-def _estimate(src: str, kind: str, common: Common, *, as_json: bool) -> int:
+def _estimate(src: str, kind: str, opened: Callable[[], Disk], *, as_json: bool) -> int:
     from diskkit.tasks.space import space_needed
 
     if src == "-":
         raise UsageError("what comes from a pipe cannot be estimated")
-    with common.open(src) as disk:
+    with opened() as disk:
         needed = space_needed(disk, kind)
     if as_json:
         summary = {

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diskkit.cli.failures import DONE, warn
-from diskkit.cli.files import KeyFile, read_key
 from diskkit.cli.options import Common, Json, with_common
+from diskkit.cli.part import KeyFile, read_key
 from diskkit.errors import DiskkitError, printable_line
 from diskkit.units import format_size
 

@@ -141,15 +141,16 @@ def kernel_mounts() -> list[tuple[Reader, Note]]:
 
     What dead servers left behind that is mounted nowhere any more is removed on the way.
     """
+    # In this order: a server that was dead before has mounted nothing since.
+    known = [(reader, reader.note, reader.alive()) for reader in notes()]
     sources = {(row.source, row.folder) for row in mounting.rows()}
     found = []
-    for reader in notes():
-        note = reader.note
-        if note is not None and (note.loop, note.folder) in sources:
-            if loop.label_of(note.loop) == note.label.encode():
+    for reader, note, alive in known:
+        if note is not None and loop.label_of(note.loop) == note.label.encode():
+            if (note.loop, note.folder) in sources:
                 found.append((reader, note))
                 continue
-        elif note is not None and not reader.alive():
+        elif not alive:
             reader.remove()
         reader.close()
     return found

@@ -64,7 +64,7 @@ SILENT = frozenset((Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT))
 # Flags of INIT.
 ASYNC_READ, BIG_WRITES, DO_READDIRPLUS = 1 << 0, 1 << 5, 1 << 13
 ASYNC_DIO, PARALLEL_DIROPS = 1 << 15, 1 << 18
-MAX_PAGES, CACHE_SYMLINKS = 1 << 22, 1 << 23
+MAX_PAGES, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2 = 1 << 22, 1 << 23, 1 << 28
 # Not READDIRPLUS_AUTO: with it, the kernel takes most entries without attributes, and then looks
 # each up, which costs hundreds of times what sending them costs.
 WANTED = (
@@ -75,6 +75,9 @@ WANTED = (
     | PARALLEL_DIROPS
     | MAX_PAGES
     | CACHE_SYMLINKS
+    # Nothing that can be written to has a set-uid bit, and without this the kernel asks for the
+    # attribute security.capability before each write.
+    | HANDLE_KILLPRIV_V2
 )
 # Flags of OPEN, in the answer.
 KEEP_CACHE, CACHE_DIR, PARALLEL_DIRECT_WRITES = 1 << 1, 1 << 3, 1 << 6

@@ -49,6 +49,7 @@ class VolumeInfo(NamedTuple):
     symbolicLink: str
     """The folder it is mounted on; "" if it is not."""
     inGuestMountPoints: tuple[str, ...]
+    """Of a Linux guest."""
 
 
 class OsInfo(NamedTuple):
@@ -106,9 +107,28 @@ class _DiskSet:
         self.table = find_volumes(*disks)
         for text in self.table.warnings:
             library.warn(text)
+        self._places: dict[int, list[str]] | None = None
         self.handles: dict[int, Volume] = {}
         self.mounts: dict[int, _Mount] = {}
         self.flat: _Mount | None = None
+
+    def guest_places(self) -> dict[int, list[str]]:
+        """By number of the volume: where a Linux guest mounts it, as its fstab says."""
+        from diskkit.files import open_filesystem, why_unreadable
+        from diskkit.files.fstab import mount_points, read_fstab
+
+        if self._places is None:
+            rows: list[tuple[str, str]] = []
+            for volume in self.table.volumes:
+                if rows or why_unreadable(volume):
+                    continue
+                try:
+                    with open_filesystem(volume) as fs:
+                        rows = read_fstab(fs)
+                except DiskkitError as error:
+                    library.warn(f"volume {volume.name}: cannot tell what it mounts: {error}")
+            self._places = mount_points(rows, self.table.volumes)
+        return self._places
 
     def close(self) -> None:
         """Unmount all, close all."""
@@ -219,7 +239,8 @@ def GetVolumeInfo(volume: int) -> VolumeInfo:
             kind = LVM_VOLUME
         elif found.content is not None and found.content.filesystem == "ldm":
             kind = DYNAMIC_VOLUME
-        return VolumeInfo(kind, mount is not None, mount.folder if mount else "", ())
+        places = tuple(owner.guest_places().get(found.number, ()))
+        return VolumeInfo(kind, mount is not None, mount.folder if mount else "", places)
 
 
 def MountVolume(volume: int, readOnly: bool = True) -> None:

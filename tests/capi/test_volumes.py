@@ -31,6 +31,8 @@ def guest(folder: Path) -> Path:
     (source / "etc").mkdir()
     (source / "etc" / "os-release").write_text('ID=debian\nVERSION_ID="12"\nNAME=Debian\n')
     image, raw = folder / "volume.raw", folder / "disk.raw"
+    fstab = "# root\n/dev/sda2 / ext4 defaults 0 1\nUUID=none /home ext4\n"
+    (source / "etc" / "fstab").write_text(fstab + "/dev/vda2 /srv/a\\040b none bind\n")
     make_ext(image, source, "ext4")
     table = bytearray(2 * MIB)
     put_mbr(table, [(0x83, 2048, 1024), (0x83, 4096, image.stat().st_size // 512)])

@@ -37,7 +37,9 @@ static void mount_and_look(VixVolumeHandle volume)
    OK(VixMntapi_MountVolume(volume, TRUE));
    IS(VIX_E_MNTAPI_VOLUME_ALREADY_MOUNTED, VixMntapi_MountVolume(volume, TRUE));
    OK(VixMntapi_GetVolumeInfo(volume, &info));
-   SO(info->isMounted && info->numGuestMountPoints == 0);
+   SO(info->isMounted && info->numGuestMountPoints == 2);
+   SO(info->numGuestMountPoints == 2 && strcmp(info->inGuestMountPoints[0], "/") == 0);
+   SO(info->numGuestMountPoints == 2 && strcmp(info->inGuestMountPoints[1], "/srv/a b") == 0);
    snprintf(folder, sizeof folder, "%s", info->symbolicLink);
    VixMntapi_FreeVolumeInfo(info);
    SO(strcmp(begin_of(folder, "hello.txt"), "hello\n") == 0);

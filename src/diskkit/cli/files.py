@@ -44,16 +44,18 @@ def opened(
     name: str, common: Common, key_file: str | None, others: list[str] | None
 ) -> Iterator[Opened]:
     """Open the disk, the volume and the filesystem that a name means."""
-    from diskkit.files import open_filesystem
     from diskkit.files.naming import choose, parse_name
     from diskkit.files.process import Started
-    from diskkit.volumes import find_volumes
 
     named = parse_name(name)
     if named is None:
         raise UsageError(f"{name}: write DISK:/PATH, or DISK:VOLUME:/PATH")
-    # It gets ready while the disk is opened here, which takes as long.
+    # It gets ready while the rest is loaded and the disk opened here, which takes as long.
     with Started() as started, ExitStack() as stack:
+        import diskkit.files.copying  # noqa: F401
+        from diskkit.files import open_filesystem
+        from diskkit.volumes import find_volumes
+
         disks = [stack.enter_context(common.open(n)) for n in (named.disk, *(others or ()))]
         volume = choose(find_volumes(*disks, key=read_key(key_file)), named.volume)
         with open_filesystem(volume, started=started) as fs:
@@ -227,11 +229,11 @@ def cp(
     as_json: Json = False,
 ) -> int:
     """Copy files out of a disk. Exit status 3: something was left out."""
-    from diskkit.files.copying import Copier
-    from diskkit.files.walk import resolve
-
     began = time.monotonic()
     with opened(name, common, key_file, others) as (fs, volume, path):
+        from diskkit.files.copying import Copier
+        from diskkit.files.walk import resolve
+
         copier = Copier(fs, volume, say)
         done = copier.copy(resolve(fs, path), target, recursive=recursive, force=force)
     if as_json:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
     from diskkit.files.filesystem import Extent, FileSystem, Node
     from diskkit.interfaces import Readable
 
-PIECE = 1 << 20
+PIECE = 2 << 20
 """What fits into a processor's cache: the copy from it to the page cache is faster then."""
+THROUGH = 1 << 20
+"""Asked of a reader at once; what is all zeros in it becomes a hole."""
 LARGE = 8 << 20
 """Bytes of data that are worth threads."""
 READERS = 2
@@ -84,9 +88,6 @@ def _ahead(
     volume: Readable, jobs: Iterator[tuple[int, int, int]]
 ) -> Iterator[tuple[int, memoryview]]:
     """The next pieces are read, and inflated, while the caller writes this one."""
-    from collections import deque
-    from concurrent.futures import Future, ThreadPoolExecutor
-
     pool = ThreadPoolExecutor(READERS, "diskkit-content")
     spare = [memoryview(bytearray(PIECE)) for _ in range(READERS + 2)]
     coming: deque[tuple[int, memoryview, memoryview, Future[None]]] = deque()
@@ -120,7 +121,7 @@ def _through_reader(
         )
     at = 0
     while at < size:
-        part = fs.read_at(node.id, at, min(PIECE, size - at), stream)
+        part = fs.read_at(node.id, at, min(THROUGH, size - at), stream)
         if not part:
             raise FormatError(
                 f"ends after {at} bytes of {size}",

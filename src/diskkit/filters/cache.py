@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from diskkit.errors import DiskkitError, OutOfRange, UsageError
@@ -20,6 +19,7 @@ from diskkit.units import align_down, ceil_div
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import ThreadPoolExecutor
 
     from diskkit.interfaces import Readable
 
@@ -51,6 +51,26 @@ class Counts(NamedTuple):
     """Bytes of those."""
 
 
+class _Coming:
+    """A block that somebody is reading. What Python has for it takes longer to load than a disk."""
+
+    def __init__(self) -> None:
+        self._there = threading.Event()
+        self._content: bytes | bytearray | BaseException = b""
+
+    def set(self, content: bytes | bytearray | BaseException) -> None:
+        """Here it is, or why it is not."""
+        self._content = content
+        self._there.set()
+
+    def result(self) -> bytes | bytearray:
+        """Wait for it."""
+        self._there.wait()
+        if isinstance(self._content, BaseException):
+            raise self._content
+        return self._content
+
+
 class BlockCache(Closing):
     """A cache with the `size`, `read_into` and `write` of its source. Safe from many threads.
 
@@ -76,7 +96,7 @@ class BlockCache(Closing):
         self._ahead = min(ceil_div(read_ahead, block), self._room // 2)
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, bytes | bytearray] = OrderedDict()
-        self._coming: dict[int, Future[bytes | bytearray]] = {}
+        self._coming: dict[int, _Coming] = {}
         self._workers: ThreadPoolExecutor | None = None
         self._expected = 0
         self._hits = self._reads = self._bytes = 0
@@ -142,14 +162,14 @@ class BlockCache(Closing):
                 return content
             coming = self._coming.get(number)
             if coming is None:
-                mine = self._coming[number] = Future()
+                mine = self._coming[number] = _Coming()
             self._look_ahead(number)
         if coming is not None:
             return coming.result()
         self._load([number], [mine])
         return mine.result()
 
-    def _load(self, numbers: Sequence[int], promised: Sequence[Future[bytes | bytearray]]) -> None:
+    def _load(self, numbers: Sequence[int], promised: Sequence[_Coming]) -> None:
         """Read consecutive blocks in one go and keep them, unless they were written meanwhile."""
         begin = numbers[0] * self._block
         buffer = bytearray(min((numbers[-1] + 1) * self._block, self.size) - begin)
@@ -161,7 +181,7 @@ class BlockCache(Closing):
                     if self._coming.get(number) is future:
                         del self._coming[number]
             for future in promised:
-                future.set_exception(error)
+                future.set(error)
             return
         whole = len(numbers) == 1
         parts = [
@@ -176,7 +196,7 @@ class BlockCache(Closing):
             while len(self._kept) > self._room:
                 self._kept.popitem(last=False)
         for future, part in zip(promised, parts, strict=True):
-            future.set_result(part)
+            future.set(part)
 
     def _look_ahead(self, number: int) -> None:
         """Fetch what a sequential reader wants next. The lock is held."""
@@ -201,9 +221,11 @@ class BlockCache(Closing):
             wanted.append(n)
         if not wanted:
             return
-        promised: list[Future[bytes | bytearray]] = [Future() for _ in wanted]
+        promised: list[_Coming] = [_Coming() for _ in wanted]
         self._coming.update(zip(wanted, promised, strict=True))
         if self._workers is None:
+            from concurrent.futures import ThreadPoolExecutor
+
             self._workers = ThreadPoolExecutor(2, thread_name_prefix="diskkit-read-ahead")
         self._workers.submit(self._load, wanted, promised)
 
@@ -233,14 +255,15 @@ class BlockCache(Closing):
             self._source.write(offset, view)
         finally:
             if view:
-                self._forget(offset, len(view))
+                self.forget(offset, len(view))
 
     def flush(self) -> None:
         """Make what was written durable."""
         if isinstance(self._source, Changeable):
             self._source.flush()
 
-    def _forget(self, offset: int, length: int) -> None:
+    def forget(self, offset: int, length: int) -> None:
+        """Drop what was kept of a range that its source changed; it may be empty."""
         first = align_down(offset, self._block) // self._block
         with self._lock:
             for number in range(first, ceil_div(offset + length, self._block)):

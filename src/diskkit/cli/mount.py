@@ -84,11 +84,11 @@ def mount(
                 )
             # Left last: it tells others how closing the disk went.
             writer = stack.enter_context(Writer())
-            disk = stack.enter_context(common.open(name, writable=writable, overlay=overlay))
+            disk = stack.enter_context(_near(common.open(name, writable=writable, overlay=overlay)))
             _serve_to_kernel(disk, volume, folder, writer, told)
         else:
-            disk = stack.enter_context(common.open(name, writable=writable, overlay=overlay))
-            tree = _tree(disk, volume, common)
+            disk = stack.enter_context(_near(common.open(name, writable=writable, overlay=overlay)))
+            tree = _tree(disk, volume, common, others=allow_other)
             stack.callback(tree.close)
             _serve(disk, tree, folder, told, allow_other=allow_other)
     return DONE
@@ -143,7 +143,7 @@ def _background() -> _Ready | int:
     return _Ready(pipe)
 
 
-def _tree(disk: Disk, chosen: str | None, common: Common) -> Tree:
+def _tree(disk: Disk, chosen: str | None, common: Common, *, others: bool) -> Tree:
     from diskkit.files import open_filesystem
     from diskkit.fuse.filestree import FilesTree, JoinedTree
     from diskkit.fuse.tree import DiskTree
@@ -160,7 +160,8 @@ def _tree(disk: Disk, chosen: str | None, common: Common) -> Tree:
             warn(text)
     except FormatError as error:
         warn(f"{disk.path}: no volumes: {error}")
-    return JoinedTree(DiskTree(disk, volumes, uid=os.getuid(), gid=os.getgid()), volumes)
+    whole = DiskTree(disk, volumes, uid=os.getuid(), gid=os.getgid(), others=others)
+    return JoinedTree(whole, volumes)
 
 
 def _serve(disk: Disk, tree: Tree, folder: str, told: _Told, *, allow_other: bool) -> None:
@@ -237,6 +238,15 @@ def _leave(folder: str) -> None:
         # Somebody is inside: they keep what they have open until they leave.
         if error.errno != errno.EINVAL:  # unless others have just unmounted it
             mounting.unmount(folder, lazy=True)
+
+
+def _near(disk: Disk) -> Disk:
+    """The disk, with a cache in front of it if it is far away."""
+    if not disk.path.startswith(_FAR):
+        return disk
+    from diskkit.filters.cached import CachedDisk
+
+    return CachedDisk(disk)
 
 
 def _threads(disk: Disk) -> int:

@@ -20,6 +20,8 @@ TYPE = "fuse.diskkit"
 _NOSUID, _NODEV, _RDONLY = 2, 4, 1
 _DETACH = 2
 _READ_AHEAD_KIB = 1024
+_OTHERS = ["allow_other", "default_permissions"]
+"""Other users may come in, and the kernel holds them to the modes of files: we are not asked."""
 
 
 class Mounted(NamedTuple):
@@ -59,7 +61,7 @@ def _mount(disk: str, folder: str, device: int, *, read_only: bool, allow_other:
     libc = ctypes.CDLL(None, use_errno=True)
     options = [f"fd={device}", "rootmode=40000", f"user_id={os.getuid()}"]
     options += [f"group_id={os.getgid()}", "max_read=1048576"]
-    options += ["allow_other"] if allow_other else []
+    options += _OTHERS if allow_other else []
     flags = _NOSUID | _NODEV | (_RDONLY if read_only else 0)
     source = os.fsencode(disk)
     done = libc.mount(source, os.fsencode(folder), TYPE.encode(), flags, ",".join(options).encode())
@@ -77,7 +79,7 @@ def _fusermount(disk: str, folder: str, *, read_only: bool, allow_other: bool) -
     name = disk.replace("\\", "\\\\").replace(",", "\\,")
     options = [f"fsname={name}", "subtype=diskkit", "max_read=1048576", "nosuid", "nodev"]
     options += ["ro"] if read_only else []
-    options += ["allow_other"] if allow_other else []
+    options += _OTHERS if allow_other else []
     ours, theirs = socket.socketpair()
     with ours, theirs:
         done = subprocess.run(

@@ -108,8 +108,13 @@ class DiskTree(Tree):
     Nodes: 1 the folder, 2 `flat`, then the volumes.
     """
 
-    def __init__(self, disk: Disk, volumes: list[Volume], *, uid: int, gid: int) -> None:
-        """Show `disk`, writable if it is."""
+    _readers = 0o400
+
+    def __init__(
+        self, disk: Disk, volumes: list[Volume], *, uid: int, gid: int, others: bool = False
+    ) -> None:
+        """Show `disk`, writable by its owner if it is; `others` may read it."""
+        self._readers = 0o444 if others else 0o400
         self._disk = disk
         self.size = disk.size
         self._owner = uid, gid
@@ -130,7 +135,7 @@ class DiskTree(Tree):
             mode, links = stat.S_IFDIR | 0o555, 2
             return self._attributes(ROOT, mode, 0, 0, links)
         one = self._file(node)
-        mode = stat.S_IFREG | (0o600 if one.content.writable else 0o400)
+        mode = stat.S_IFREG | self._readers | (0o200 if one.content.writable else 0)
         return self._attributes(node, mode, one.content.size, one.blocks, 1)
 
     def _attributes(self, node: int, mode: int, size: int, blocks: int, links: int) -> Attributes:

@@ -133,6 +133,28 @@ def test_disk_that_qemu_made_is_read(tmp_path: Path) -> None:
     assert inner.read(0, len(content())) == content()
 
 
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_content_that_cryptsetup_enciphered_is_read(tmp_path: Path, sector: int) -> None:
+    """By encrypting a disk in place, which it does by itself, without the kernel's mapper."""
+    plain = random.Random(sector).randbytes(2 * MIB)
+    path, key = tmp_path / "disk", tmp_path / "key"
+    path.write_bytes(plain + bytes(40 * MIB))
+    key.write_bytes(KEY)
+    done = subprocess.run(
+        [requires("cryptsetup"), "-q", "reencrypt", "--encrypt", "--type", "luks2", "--cipher",
+         "aes-xts-plain64", "--key-size", "512", "--sector-size", str(sector),
+         "--reduce-device-size", "32M", "--pbkdf", "pbkdf2", *FAST, "--key-file", key, path],
+        capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"{SKIP_PREFIX} a cryptsetup that enciphers files by itself: {done.stderr!r}")
+    raw = path.read_bytes()
+    assert plain[:512] not in raw
+    inner = find_volumes(Memory(raw), key=KEY).volumes[1]
+    assert inner.read(0, 2 * MIB) == plain
+    assert not any(inner.read(2 * MIB, 2 * MIB))
+
+
 def test_wrong_key_is_a_warning_and_keeps_the_rest() -> None:
     disk, _ = locked("luks1")
     outer = bytearray(MIB) + disk

@@ -106,7 +106,8 @@ class Worker:
             try:
                 return os.readv(self._device, [self._buffer])
             except OSError as error:
-                if error.errno == errno.ENODEV:
+                # ECONNABORTED: it went while a request was on its way here.
+                if error.errno in (errno.ENODEV, errno.ECONNABORTED):
                     return 0
                 if error.errno not in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
                     text = error.strerror or "cannot be read"

@@ -112,7 +112,7 @@ def make_xfs(path: Path, source: Path, size: int = 300 * MIB) -> None:
 
     below(source)
     prototype = path.with_suffix(".proto")
-    prototype.write_text("\n".join(lines) + "\n")
+    prototype.write_bytes(os.fsencode("\n".join(lines) + "\n"))
     run("mkfs.xfs", "-q", "-p", prototype, path)
 
 

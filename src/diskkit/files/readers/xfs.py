@@ -5,13 +5,23 @@ from __future__ import annotations
 
 import stat
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyfsxfs
 
 from diskkit.errors import FormatError
 from diskkit.files.filesystem import NO_TIME, Extent, Node
-from diskkit.files.readers.libyal import LibraryReader, each_entry, judged, lost, reason, try_name
+from diskkit.files.readers.libyal import (
+    MAX_EXTENTS,
+    LibraryReader,
+    each_entry,
+    judged,
+    lost,
+    reason,
+    try_name,
+)
+from diskkit.files.readers.xfsnames import entries, read_geometry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +30,11 @@ if TYPE_CHECKING:
 
 _PROBE = 512
 """Bytes of an extent that are read both ways."""
-_NO_NAME = "its name is not UTF-8, and the reader cannot give it"
+_NO_NAME = "the reader cannot give its name"
 
 
 class Reader(LibraryReader):
-    """An XFS filesystem. Names that are not UTF-8 are listed as ?NUMBER, with a problem."""
+    """An XFS filesystem. An entry without a name is listed as ?NUMBER, with a problem."""
 
     def __init__(self, kind: str, volume: BlockCache) -> None:
         """Open it."""
@@ -40,6 +50,8 @@ class Reader(LibraryReader):
         folder = self.entry(id)
         with judged(self.kind, f"directory {id}"):
             count = folder.get_number_of_sub_file_entries()
+        others: dict[int, list[bytes]] | None = None
+        no_name = _NO_NAME
         for number, entry, problem in each_entry(count, folder.get_sub_file_entry):
             if entry is None:
                 yield b"?%d" % number, lost(problem)
@@ -50,9 +62,38 @@ class Reader(LibraryReader):
             except OSError as error:
                 node = lost(reason(error))
             if name is None:
-                yield b"?%d" % node.id, node._replace(problem=_NO_NAME)
+                if others is None:
+                    try:
+                        others = self._other_names(id)
+                    except FormatError as error:
+                        others, no_name = {}, f"{_NO_NAME}: {error}"[:300]
+                # Several names of one file in one directory come in the directory's order.
+                known = others.get(node.id)
+                if known:
+                    yield known.pop(0), node
+                else:
+                    yield b"?%d" % node.id, node._replace(problem=no_name)
             else:
                 yield name.encode("utf-8", "surrogatepass"), node
+
+    def _other_names(self, id: int) -> dict[int, list[bytes]]:
+        """The names of a directory that are not UTF-8, by inode. Raises `FormatError`."""
+        found: dict[int, list[bytes]] = {}
+        raw = self.volume.read(0, min(512, self.volume.size)).ljust(512, b"\0")
+        blocks = partial(self._folder_blocks, id)
+        for name, number in entries(self.volume, read_geometry(raw), id, blocks):
+            if not _is_text(name):
+                found.setdefault(number, []).append(name)
+        return found
+
+    def _folder_blocks(self, id: int) -> Iterator[Extent]:
+        """Where a directory lies, with its indexes: its size is none to the library."""
+        source = self.entry(id)
+        with judged(self.kind, f"directory {id}"):
+            count = source.get_number_of_extents()
+            for number in range(min(count, MAX_EXTENTS)):
+                offset, length, _ = source.get_extent(number)
+                yield Extent(length, self._groups.place(offset))
 
     def lookup(self, id: int, name: bytes) -> Node | None:
         """By reading on: the library's own search fails on small directories (20260901)."""
@@ -106,6 +147,14 @@ class Reader(LibraryReader):
         with judged(self.kind, "extents"):
             theirs = source.read_buffer_at_offset(length, at)
         return bool(theirs == self.volume.read(place, length))
+
+
+def _is_text(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Groups:

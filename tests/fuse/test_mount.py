@@ -199,6 +199,18 @@ def test_volumes_and_their_files(mounts: Mounts, tmp_path: Path) -> None:
         (folder / "files" / "p2" / "hello.txt").open("r+b")
 
 
+def test_the_disk_and_its_volumes_show_the_same_bytes(mounts: Mounts, tmp_path: Path) -> None:
+    folder, process = mounts.mount(partitioned(tmp_path)[0], "--writable")
+    with (folder / "flat").open("r+b", buffering=0) as file:
+        for value in (b"one", b"two"):
+            with (folder / "p2").open("rb") as other:
+                assert other.read(3) != value
+            os.pwrite(file.fileno(), value, 8 * MIB)
+            with (folder / "p2").open("rb") as other:
+                assert other.read(3) == value
+    assert mounts.end(process) == (0, "")
+
+
 def test_one_volume_alone(mounts: Mounts, tmp_path: Path) -> None:
     path, source = partitioned(tmp_path)
     folder, process = mounts.mount(path, "--volume", "2")

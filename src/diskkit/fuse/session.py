@@ -155,6 +155,8 @@ class Session:
 
     def close(self) -> None:
         """After `join`."""
+        if self._turns is not None:
+            self._turns.close()
         os.close(self._device)
         self._files.clear()
         self._folders.clear()
@@ -247,8 +249,10 @@ class Session:
     def _open(self, request: wire.Request, raw: memoryview) -> bytes:
         writing = wire.open_flags(raw) & os.O_ACCMODE != os.O_RDONLY
         number = next(self._numbers)
-        self._files[number] = self._tree.open(request.node, writing=writing)
-        return wire.open_answer(number, wire.KEEP_CACHE | wire.PARALLEL_DIRECT_WRITES)
+        file = self._files[number] = self._tree.open(request.node, writing=writing)
+        # Without it, the kernel forgets at each open what it has of a file.
+        keep = wire.KEEP_CACHE if file.alone else 0
+        return wire.open_answer(number, keep | wire.PARALLEL_DIRECT_WRITES)
 
     def _opendir(self, request: wire.Request, _: memoryview) -> bytes:
         number = next(self._numbers)

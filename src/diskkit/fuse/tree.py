@@ -37,6 +37,8 @@ class OpenFile(ABC):
 
     size: int
     """Bytes."""
+    alone = True
+    """Whether its bytes change by its own writes only, so that what was read may be kept."""
 
     @abstractmethod
     def read_into(self, offset: int, buffer: memoryview) -> int:
@@ -193,6 +195,7 @@ class Whole(OpenFile):
         self._content = content
         self._disk = disk
         self.size = content.size
+        self.alone = not content.writable
         try:
             next(self._ranges(0, min(1, self.size)), None)
             self._mapped = True

@@ -127,7 +127,7 @@ def certificates(folder: Path, *, client: bool = False) -> Path:
     for name in ("server", "client")[: 1 + client]:
         request, extra = folder / f"{name}.csr", folder / f"{name}.ext"
         key = new_key(name)
-        extra.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        extra.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1\n")
         run("req", "-new", "-key", key, "-out", request, "-subj", f"/CN={name}")
         run(
             *("x509", "-req", "-in", request, "-CA", authority[1], "-CAkey", authority[0]),

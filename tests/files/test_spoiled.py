@@ -85,7 +85,7 @@ def test_unspoiled_volume_is_read_whole(sample: Sample) -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=20)
+@settings(max_examples=settings().max_examples // 2)
 def test_spoiled_structures_give_files_or_errors(sample: Sample, seed: int) -> None:
     spoil(sample.volume, sample.places, random.Random(seed))
     sample.volume.asked = 0

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diskkit import DiskkitError, FormatError, UnsupportedFeature, UsageError
@@ -244,6 +244,7 @@ _ODD: tuple[object, ...] = (*_NUMBERS, *_WORDS, None, True, [], {}, [1], {"0": {
 
 
 @given(st.integers(0, 2**32))
+@settings(max_examples=settings().max_examples // 2)
 def test_metadata_of_any_kind_gives_a_volume_or_an_error(seed: int) -> None:
     """Under good checksums, and with a key that would open it."""
     chance = random.Random(seed)

@@ -90,7 +90,10 @@ class _Mount:
             mounting.unmount(self.folder, lazy=force)
             if not force:
                 # A folder that was taken away with somebody inside goes on until they leave.
-                self._session.join()
+                try:
+                    self._session.join()
+                except StorageError as error:
+                    library.warn(f"{self.folder}: {error}")
                 self._session.close()
                 self._tree.close()
         Path(self.folder).rmdir()

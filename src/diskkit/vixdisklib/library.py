@@ -32,6 +32,7 @@ _THREADS = 4
 _LONG = 1 << 20
 _PIECE_SHIFT = 28
 _TRIES = 64
+_WRITTEN_SHIFT = 24
 _logger = logging.getLogger("diskkit.vixdisklib")
 
 
@@ -78,6 +79,8 @@ class Handle:
         self.number = 0
         """What programs call it; 0 until they know."""
         self._tries = 0 if unbuffered else _TRIES
+        self._written = -1
+        """The 16 MiB in which a write was offered last."""
         self._changed = Condition()
         self._disk: Disk | None = self._open()
 
@@ -135,12 +138,19 @@ class Handle:
             with self._changed:
                 self._changed.notify_all()
 
-    def offer(self, disk: Disk, offset: int) -> None:
+    def offer(self, disk: Disk, offset: int, *, written: bool = False) -> None:
         """While in use: tell the C library of a long stretch around `offset` that stays in place.
 
         Disks that have no such stretches are soon no longer asked for them.
         """
         if self._tries and library.keep is not None:
+            if written:
+                # What fills a disk makes its stretches longer with every write: now and then is
+                # often enough to look.
+                piece = offset >> _WRITTEN_SHIFT
+                if piece == self._written:
+                    return
+                self._written = piece
             found = disk.stretch(offset)
             if found is None or found.end - found.begin < _LONG:
                 self._tries -= 1

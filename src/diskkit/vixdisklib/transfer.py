@@ -48,13 +48,8 @@ def read_sectors(number: int, start: int, count: int, buffer: memoryview | None,
         handle = library.disk(number)
     disk = handle.enter()
     try:
-        if odd and handle.unbuffered:
-            raise _misaligned(odd)
-        if buffer is None or len(buffer) != count * _SECTOR or not 0 < count <= disk.size:
-            buffer = _view(disk, start, count, buffer, writing=False)
-        elif start < 0 or (start + count) * _SECTOR > disk.size:
-            raise _outside(disk, start, count)
-        disk.read_into(start * _SECTOR, buffer)
+        _check_odd(handle, odd)
+        disk.read_into(start * _SECTOR, _aimed(disk, start, count, buffer, writing=False))
         handle.offer(disk, start * _SECTOR)
     finally:
         handle.leave()
@@ -74,14 +69,9 @@ def write_sectors(
     handle.check_writable()
     disk = handle.enter()
     try:
-        if odd and handle.unbuffered:
-            raise _misaligned(odd)
-        if buffer is None or len(buffer) != count * _SECTOR or not 0 < count <= disk.size:
-            buffer = _view(disk, start, count, buffer, writing=True)
-        elif start < 0 or (start + count) * _SECTOR > disk.size:
-            raise _outside(disk, start, count)
-        disk.write(start * _SECTOR, buffer)
-        handle.offer(disk, start * _SECTOR)
+        _check_odd(handle, odd)
+        disk.write(start * _SECTOR, _aimed(disk, start, count, buffer, writing=True))
+        handle.offer(disk, start * _SECTOR, written=True)
     except DiskkitError as error:
         handle.withdraw(error)
         raise
@@ -89,9 +79,21 @@ def write_sectors(
         handle.leave()
 
 
-def _misaligned(odd: int) -> VixError:
-    text = f"opened unbuffered, and the buffer begins {odd} bytes after a multiple of {_SECTOR}"
-    return vix_error("INVALID_ARG", text)
+def _aimed(
+    disk: Disk, start: int, count: int, buffer: memoryview | None, *, writing: bool
+) -> memoryview:
+    """`buffer` as it is where all is right, which is cheaper than `_view`; else what that says."""
+    if buffer is None or len(buffer) != count * _SECTOR or not 0 < count <= disk.size:
+        return _view(disk, start, count, buffer, writing=writing)
+    if start < 0 or (start + count) * _SECTOR > disk.size:
+        raise _outside(disk, start, count)
+    return buffer
+
+
+def _check_odd(handle: Handle, odd: int) -> None:
+    if odd and handle.unbuffered:
+        text = f"opened unbuffered, and the buffer begins {odd} bytes after a multiple of {_SECTOR}"
+        raise vix_error("INVALID_ARG", text)
 
 
 def _outside(disk: Disk, start: int, count: int) -> VixError:

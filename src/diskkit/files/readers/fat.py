@@ -15,7 +15,7 @@ import pyfsfat
 
 from diskkit.errors import FormatError
 from diskkit.files.filesystem import NO_TIME, Extent, Node
-from diskkit.files.readers.libyal import LibraryReader, each_entry, judged, lost, reason, try_name
+from diskkit.files.readers.libyal import LibraryReader, judged, lost, reason, try_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,10 +41,7 @@ class Reader(LibraryReader):
         return self.library_volume.get_file_entry_by_identifier(id)
 
     def scandir(self, id: int) -> Iterator[tuple[bytes, Node]]:
-        folder = self.entry(id)
-        with judged(self.kind, f"directory {id}"):
-            count = folder.get_number_of_sub_file_entries()
-        for number, entry, problem in each_entry(count, folder.get_sub_file_entry):
+        for number, entry, problem in self.sub_entries(id):
             if entry is None:
                 yield b"?%d" % number, lost(problem)
                 continue

@@ -94,6 +94,13 @@ class LibraryReader(FileSystem):
             self._kept.move_to_end(id)
         return found
 
+    def sub_entries(self, id: int) -> Iterator[tuple[int, Any, str]]:
+        """What a directory holds, as `each_entry` gives it."""
+        folder = self.entry(id)
+        with judged(self.kind, f"directory {id}"):
+            count = folder.get_number_of_sub_file_entries()
+        return each_entry(count, folder.get_sub_file_entry)
+
     def content(self, id: int, stream: str) -> Any:  # noqa: ANN401
         """The library's object that has a file's content."""
         if stream:

@@ -15,7 +15,6 @@ from diskkit.files.filesystem import NO_TIME, Extent, Node
 from diskkit.files.readers.libyal import (
     MAX_EXTENTS,
     LibraryReader,
-    each_entry,
     judged,
     lost,
     reason,
@@ -47,12 +46,9 @@ class Reader(LibraryReader):
         return self.library_volume.get_file_entry_by_inode(id)
 
     def scandir(self, id: int) -> Iterator[tuple[bytes, Node]]:
-        folder = self.entry(id)
-        with judged(self.kind, f"directory {id}"):
-            count = folder.get_number_of_sub_file_entries()
         others: dict[int, list[bytes]] | None = None
         no_name = _NO_NAME
-        for number, entry, problem in each_entry(count, folder.get_sub_file_entry):
+        for number, entry, problem in self.sub_entries(id):
             if entry is None:
                 yield b"?%d" % number, lost(problem)
                 continue

@@ -24,7 +24,7 @@ from diskkit.runs import State
 from diskkit.units import align_down, align_up, ceil_div
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -76,8 +76,15 @@ class LiveChain(Chain):
         self._changed = False
         self._lost: LostWrites | None = None
 
-    def _parts(self, offset: int, length: int) -> Iterator[tuple[Extent, int, int]]:
+    def _parts(self, offset: int, length: int) -> Iterable[tuple[Extent, int, int]]:
         """The extents of a range: (extent, offset inside it, bytes of it)."""
+        extent = self._extents[bisect_right(self._begins, offset) - 1]
+        inside = offset - extent.start
+        if 0 < length <= extent.line.length - inside:
+            return ((extent, inside, length),)  # nearly always: no generator for a small write
+        return self._split(offset, length)
+
+    def _split(self, offset: int, length: int) -> Iterator[tuple[Extent, int, int]]:
         while length:
             extent = self._extents[bisect_right(self._begins, offset) - 1]
             inside = offset - extent.start
@@ -117,7 +124,7 @@ class LiveChain(Chain):
         without this chain, because all that comes before a first write was done.
         """
         self.check_open()
-        extent, inside, _ = next(self._parts(offset, 1))
+        extent, inside, _ = next(iter(self._parts(offset, 1)))
         writer = extent.writer
         descriptor = writer.storage.descriptor if writer is not None else None
         if writer is None or descriptor is None or self._lost is not None:

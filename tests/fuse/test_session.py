@@ -150,6 +150,39 @@ def test_a_session() -> None:
         assert kernel.ask(Op.DESTROY) == b""
 
 
+def test_what_is_written_arrives_once_and_failures_are_told() -> None:
+    came: list[tuple[int, bytes]] = []
+
+    class Taking(File):
+        def write(self, offset: int, data: memoryview) -> int:
+            if offset == 7:
+                raise OSError(errno.ENOSPC, "full")
+            came.append((offset, bytes(data)))
+            return len(data) - 1
+
+    class Tree1(Small):
+        def open(self, node: int, *, writing: bool) -> OpenFile:
+            return Taking()
+
+    with Device(Tree1()) as kernel:
+        (handle,) = struct.unpack_from("<Q", kernel.ask(Op.OPEN, bytes(8), 2))
+        for offset, data in ((0, b"abc"), (1 << 40, b"\xff" * 70_000)):
+            taken = kernel.ask(Op.WRITE, transfer(handle, offset, len(data)) + data, 2)
+            assert taken == struct.pack("<II", len(data) - 1, 0)
+            assert came.pop() == (offset, data)
+        for body, number in (
+            (transfer(handle, 7, 3) + b"abc", errno.ENOSPC),
+            (transfer(handle + 1, 0, 3) + b"abc", errno.EBADF),
+            (transfer(handle, 0, 3) + b"ab", errno.EIO),
+            (transfer(handle, 0, 3) + b"abcd", errno.EIO),
+            (transfer(handle, 0, 3), errno.EIO),
+        ):
+            with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is judged
+                kernel.ask(Op.WRITE, body, 2)
+            assert caught.value.errno == number
+        assert not came
+
+
 @pytest.mark.parametrize("plus", [False, True])
 def test_folders_come_in_as_many_pieces_as_it_takes(plus: bool) -> None:
     head, opcode = (152, Op.READDIRPLUS) if plus else (24, Op.READDIR)

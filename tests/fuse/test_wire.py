@@ -86,7 +86,7 @@ ANSWERS = [
     (wire.nothing(), struct.pack("<QQQQII", 0, 0, HOUR, 0, 0, 0) + bytes(88), 128),
     (wire.attribute_answer(NODE), struct.pack("<QII", HOUR, 0, 0) + ATTRIBUTES, 104),
     (wire.open_answer(5, 2), struct.pack("<QII", 5, 2, 0), 16),
-    (wire.write_answer(4096), struct.pack("<II", 4096, 0), 8),
+    (wire.wrote(6, 4096), struct.pack("<IiQII", 24, 0, 6, 4096, 0), 24),
     (wire.lseek_answer(1 << 41), struct.pack("<Q", 1 << 41), 8),
     (wire.xattr_answer(12), struct.pack("<II", 12, 0), 8),
     (

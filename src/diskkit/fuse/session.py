@@ -228,11 +228,9 @@ class Session:
         return bytes(data[:n])
 
     def _write(self, _: wire.Request, raw: memoryview) -> bytes:
-        number, offset, size = wire.transfer(raw)
-        data = raw[wire.WRITE_DATA :]
-        if len(data) != size:
-            raise wire.Malformed(f"{len(data)} bytes to write, and says {size}")
-        return wire.write_answer(self.opened(number).write(offset, data))
+        """A WRITE that is not as long as it says: the worker takes all others."""
+        size = wire.transfer(raw).size
+        raise wire.Malformed(f"{len(raw) - wire.WRITE_DATA} bytes to write, and says {size}")
 
     def _lookup(self, request: wire.Request, raw: memoryview) -> bytes:
         found = self._tree.lookup(request.node, wire.name(raw))

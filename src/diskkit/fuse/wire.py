@@ -94,7 +94,7 @@ _ATTR_OUT = Struct("=QII")
 _OPEN_IN = Struct("=II")
 _OPEN_OUT = Struct("=QII")
 _READ_IN = Struct("=QQIIQII")
-_WRITE_OUT = Struct("=II")
+_WROTE = Struct(OUT.format + "II")
 _FH = Struct("=Q")
 _FALLOCATE_IN = Struct("=QQQII")
 _SETATTR_IN = Struct("=IIQQ")
@@ -270,9 +270,9 @@ def open_answer(number: int, flags: int) -> bytes:
     return _OPEN_OUT.pack(number, flags, 0)
 
 
-def write_answer(size: int) -> bytes:
-    """The answer of WRITE."""
-    return _WRITE_OUT.pack(size, 0)
+def wrote(unique: int, size: int) -> bytes:
+    """The answer of WRITE, head included."""
+    return _WROTE.pack(_WROTE.size, 0, unique, size, 0)
 
 
 def lseek_answer(offset: int) -> bytes:

@@ -32,9 +32,8 @@ SHORT = 16 << 10
 """Bytes that a quick request moves at most."""
 _CLONE = 0x8004E500
 _OPEN_AGAIN = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
-_READ = Struct("=IIQ24xQQI")
-"""A whole READ: length, opcode, unique; handle, offset, size."""
-_READ_SIZE = 80
+_TRANSFER = Struct("=IIQ24xQQI")
+"""What READ and WRITE begin with: length, opcode, unique; handle, offset, size."""
 
 
 class Answering(Protocol):
@@ -101,7 +100,7 @@ class Worker:
 
     def run(self) -> None:
         """Answer until the mount is gone. Raises `StorageError` if the device fails."""
-        turns = self._turns
+        turns, buffer, unpack = self._turns, self._buffer, _TRANSFER.unpack_from
         while True:
             turns.lock.acquire()
             leading, lingering = True, False
@@ -110,8 +109,8 @@ class Worker:
                     n = self._next(lingering=lingering)
                     if not n:
                         return
-                    length, opcode, unique, handle, offset, size = _READ.unpack_from(self._buffer)
-                    reads = opcode == Op.READ and n == length == _READ_SIZE
+                    length, opcode, unique, handle, offset, size = unpack(buffer)
+                    reads = opcode == Op.READ and n == length == wire.WRITE_DATA
                     short = (size if reads else n) <= SHORT
                     lingering = short and turns.quick
                     if not lingering:
@@ -120,8 +119,10 @@ class Worker:
                     began = perf_counter()
                     if reads:
                         self._read(unique, handle, offset, size)
+                    elif opcode == Op.WRITE and n == length == wire.WRITE_DATA + size:
+                        self._write(unique, handle, offset, buffer[wire.WRITE_DATA : n])
                     else:
-                        self._respond(self._buffer[:n])
+                        self._respond(buffer[:n])
                     if short:
                         turns.quick = perf_counter() - began < QUICK
             finally:
@@ -165,6 +166,14 @@ class Worker:
             n = head + self._answering.opened(handle).read_into(offset, out[head : head + size])
             wire.OUT.pack_into(out, 0, n, 0, unique)
             self._send(out[:n])
+        except BaseException as error:
+            self._refuse(unique, self._answering.error_number(error))
+
+    def _write(self, unique: int, handle: int, offset: int, data: memoryview) -> None:
+        """WRITE comes next, and who writes little pieces waits for each of them."""
+        try:
+            taken = self._answering.opened(handle).write(offset, data)
+            self._send(wire.wrote(unique, taken))
         except BaseException as error:
             self._refuse(unique, self._answering.error_number(error))
 

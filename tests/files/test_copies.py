@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -14,8 +15,11 @@ import pytest
 import diskkit
 from diskkit import FormatError
 from diskkit.cli import main
+from diskkit.files import copying, open_filesystem
 from diskkit.files.copying import leads_inside
+from diskkit.files.walk import resolve
 from diskkit.tasks.clone import clone
+from diskkit.volumes import find_volumes
 from files.guests import LONG, MAKERS, SPARSE, digest, make, walk
 from makers.peers import SKIP_PREFIX
 
@@ -50,7 +54,7 @@ def test_tree_comes_out_as_it_went_in(tmp_path: Path, capfd: Out, kind: str) -> 
         del wanted[b"sparse"], got[b"sparse"]
     assert got == wanted
     assert status == (3 if unix else 0), err
-    done = json.loads(out)
+    done = json.loads(out.splitlines()[-1])
     assert done["left_out"] == (len(NOT_COPIED) if unix else 0)
     for name in NOT_COPIED if unix else ():
         assert f"out/{name.decode()}: left out: " in err
@@ -108,6 +112,52 @@ def test_what_is_there_is_not_replaced(tmp_path: Path, capfd: Out) -> None:
     target.symlink_to(elsewhere)
     assert main(["cp", f"{volume}:/hello.txt", str(target)]) == 1
     assert elsewhere.read_text() == "untouched"
+
+
+def test_a_copy_that_fails_replaces_nothing(
+    tmp_path: Path, capfd: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader_for("ext4")
+    volume, _ = make("ext2", tmp_path)
+    target = tmp_path / "big.bin"
+    target.write_text("mine")
+
+    def full(fd: int, data: object, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    assert main(["cp", f"{volume}:/big.bin", str(target), "--force"]) == 1
+    assert "No space left on device" in capfd.readouterr().err
+    assert target.read_text() == "mine"
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
+
+
+def test_progress_goes_up_to_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader_for("ext4")
+    volume, source = make("ext4", tmp_path)
+    monkeypatch.setattr(copying, "_EVERY", 0.0)
+    steps: list[tuple[int, int]] = []
+    with diskkit.open_disk(volume) as disk:
+        (one,) = find_volumes(disk).volumes
+        with open_filesystem(one) as fs:
+            for path, recursive in ((b"/", True), (b"/big.bin", False)):
+                told: list[str] = []
+                report = lambda done, all_: steps.append((done, all_))  # noqa: E731
+                copier = copying.Copier(fs, one, told.append, report)
+                target = tmp_path / ("out" if recursive else "one")
+                copier.copy(resolve(fs, path), str(target), recursive=recursive)
+                size = (source / "big.bin").stat().st_size
+                if recursive:
+                    size = sum(
+                        p.stat().st_size
+                        for p in source.rglob("*")
+                        if p.is_file() and not p.is_symlink()
+                    )
+                assert steps[-1] == (size, size)
+                assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+                assert {total for _, total in steps} == {size}
+                assert len(steps) > 1
+                steps.clear()
 
 
 @pytest.mark.parametrize(
@@ -189,13 +239,8 @@ def test_xattrs_of_users_come_out_and_no_others(tmp_path: Path, capfd: Out) -> N
     for name, value in (("user.note", "from the guest"), ("security.capability", "x" * 20)):
         run("debugfs", "-w", "-R", f'ea_set /hello.txt {name} "{value}"', volume)
     run("debugfs", "-w", "-R", f"ea_set /hello.txt user.long {'v' * 900}", volume)
-    with diskkit.open_disk(volume) as disk:
-        from diskkit.files import open_filesystem
-        from diskkit.files.walk import resolve
-        from diskkit.volumes import find_volumes
-
-        with open_filesystem(find_volumes(disk).volume(1)) as fs:
-            found = fs.xattrs(resolve(fs, b"/hello.txt").node.id)
+    with diskkit.open_disk(volume) as disk, open_filesystem(find_volumes(disk).volume(1)) as fs:
+        found = fs.xattrs(resolve(fs, b"/hello.txt").node.id)
     assert found == {
         b"user.note": b"from the guest",
         b"user.long": b"v" * 900,

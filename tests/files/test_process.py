@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from diskkit import DiskkitError, FormatError, StorageError, UnsupportedFeature
 from diskkit.files import open_filesystem, process, readers, wire
-from diskkit.files.filesystem import Extent, Node
+from diskkit.files.filesystem import Details, Extent, Node
 from diskkit.files.process import ProcessFileSystem
 from diskkit.files.walk import list_below, resolve
 from diskkit.volumes import find_volumes
@@ -121,9 +121,9 @@ def test_names_that_no_file_can_have_are_marked(
     # As if a hostile image had taken the reader over, which then answers every call the same.
     packed = wire.pack_nodes([(name, NODE)])
     body = (
-        "good(); wire.send(peer, b'A', b'1'); wire.receive(peer);"
-        f"wire.send(peer, b'B', {packed!r}); wire.receive(peer); wire.send(peer, b'B', b'');"
-        "wire.receive(peer); wire.send(peer, b'A', b'[]')"
+        f"good(); wire.send(peer, b'B', {wire.pack_details(Details())!r}); wire.receive(peer);"
+        "wire.send(peer, b'A', b'1'); wire.receive(peer);"
+        f"wire.send(peer, b'B', {packed!r}); wire.receive(peer); wire.send(peer, b'B', b'')"
     )
     stand_in(monkeypatch, body)
     told: list[str] = []

@@ -15,6 +15,7 @@ import typer
 from diskkit.cli.failures import DONE, say, warn
 from diskkit.cli.options import Common, Json, with_common
 from diskkit.cli.part import KeyFile, With, read_key
+from diskkit.cli.progress import watched
 from diskkit.errors import DiskkitError, UsageError, printable_line
 
 if TYPE_CHECKING:
@@ -234,8 +235,10 @@ def cp(
         from diskkit.files.copying import Copier
         from diskkit.files.walk import resolve
 
-        copier = Copier(fs, volume, say)
-        done = copier.copy(resolve(fs, path), target, recursive=recursive, force=force)
+        found = resolve(fs, path)
+        with watched("copying", common, as_json=as_json, status_lines=True) as progress:
+            copier = Copier(fs, volume, say, progress)
+            done = copier.copy(found, target, recursive=recursive, force=force)
     if as_json:
         seconds = round(time.monotonic() - began, 3)
         summary = {"message_type": "summary", "verb": "cp", **done._asdict(), "seconds": seconds}

@@ -13,7 +13,7 @@ from diskkit.errors import FormatError, UnsupportedFeature
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from diskkit.files.filesystem import Extent, FileSystem, Node
+    from diskkit.files.filesystem import Details, Extent, FileSystem, Node
     from diskkit.interfaces import Readable
 
 PIECE = 2 << 20
@@ -39,9 +39,12 @@ def pieces(
     node: Node,
     stream: str = "",
     *,
+    known: Details | None = None,
     before: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, memoryview]]:
     """What a file holds as (offset, bytes): ascending; what is left out reads as zeros.
+
+    `known` is what the filesystem told of the file already.
 
     The bytes are good until the next piece is asked for. Where the filesystem can say where they
     lie they are read from the volume, without passing through the reader's process; `before` is
@@ -49,13 +52,25 @@ def pieces(
     """
     if node.problem:
         raise UnsupportedFeature(node.problem, structure=f"file {node.id}")
-    extents = fs.extents(node.id, stream)
-    if extents is None:
+    if known is not None and known.error is not None:
+        raise known.error
+    extents = known.extents if known else fs.extents(node.id, stream)
+    if known is not None and known.content is not None:
+        yield from _told(fs, node, known.content)
+    elif extents is None:
         yield from _through_reader(fs, volume, node, stream)
     else:
         jobs = _jobs(extents, before)
         data = sum(extent.length for extent in extents if extent.offset >= 0)
         yield from (_ahead if data >= LARGE else _direct)(volume, jobs)
+
+
+def _told(fs: FileSystem, node: Node, content: bytes) -> Iterator[tuple[int, memoryview]]:
+    """Content that came with the rest."""
+    if len(content) < node.size:
+        raise _too_short(fs, node, len(content), node.size)
+    if content.count(0) < len(content):
+        yield 0, memoryview(content)
 
 
 def _jobs(
@@ -123,12 +138,16 @@ def _through_reader(
     while at < size:
         part = fs.read_at(node.id, at, min(THROUGH, size - at), stream)
         if not part:
-            raise FormatError(
-                f"ends after {at} bytes of {size}",
-                structure=f"{fs.kind} filesystem",
-                field=f"file {node.id}",
-            )
+            raise _too_short(fs, node, at, size)
         # Holes of compressed files are not told apart otherwise.
         if part.count(0) < len(part):
             yield at, memoryview(part)
         at += len(part)
+
+
+def _too_short(fs: FileSystem, node: Node, at: int, size: int) -> FormatError:
+    return FormatError(
+        f"ends after {at} bytes of {size}",
+        structure=f"{fs.kind} filesystem",
+        field=f"file {node.id}",
+    )

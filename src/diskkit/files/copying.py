@@ -13,23 +13,32 @@ import contextlib
 import errno
 import os
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from diskkit.errors import DiskkitError, StorageError, UsageError
 from diskkit.files.content import pieces
-from diskkit.files.walk import MAX_DEPTH
+from diskkit.files.filesystem import Details
+from diskkit.files.walk import MAX_DEPTH, Found, list_below
+from diskkit.storage.nameless import named_when_whole
 from diskkit.storage.room import make_room
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from diskkit.files.filesystem import FileSystem, Node
-    from diskkit.files.walk import Found
     from diskkit.interfaces import Readable
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    Batch = list[tuple[bytes, Node, Details]]
+
+BATCH = 256
+"""Entries of a folder that are looked up before the first of them is copied."""
+_EVERY = 0.1
+"""Seconds between two reports of progress."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_XATTRS = (errno.ENOTSUP, errno.EPERM, errno.ENOSPC, errno.E2BIG, errno.ERANGE)
 
@@ -47,13 +56,27 @@ class Copied(NamedTuple):
 
 
 class Copier:
-    """Copies one file or tree. `tell` gets a line for everything left out."""
+    """Copies one file or tree. `tell` gets a line for everything left out.
 
-    def __init__(self, fs: FileSystem, volume: Readable, tell: Callable[[str], None]) -> None:
+    `progress` gets (bytes of files done, bytes of files in all), holes counted; a tree is listed
+    for it first.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        volume: Readable,
+        tell: Callable[[str], None],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Copy nothing yet."""
         self._fs = fs
         self._volume = volume
         self._say = tell
+        self._progress = progress
+        self._reported = 0.0
+        self._passed = self._sizes = 0
+        self._force = False
         self._first_names: dict[int, tuple[bytes, ...]] = {}
         self._open_folders: set[int] = set()
         self._root = -1
@@ -84,10 +107,10 @@ class Copier:
             elif not found.node.is_file:
                 raise StorageError(_text(found.path), "not a file that can be copied")
             else:
-                if force:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(name, dir_fd=self._root)
-                self._file(found.node, self._root, (name,))
+                self._force = force
+                self._sizes = found.node.size
+                (known,) = self._fs.details([found.node])
+                self._file(found.node, known, self._root, (name,))
         except OSError as error:
             if isinstance(error, DiskkitError):
                 raise
@@ -98,20 +121,27 @@ class Copier:
         return self.done
 
     def _fill_top(self, node: Node, name: bytes) -> None:
-        if name:
-            self._folder(node, self._root, (name,), top=1)
-            return
-        self._entries(node, self._root, (), top=0)
+        if self._progress is not None:
+            self._sizes = _sizes(self._fs, Found(b"/", node))
+        # One thread asks for what comes next, while this one makes the files that are known.
+        with ThreadPoolExecutor(1, "diskkit-files") as self._asking:
+            if name:
+                (known,) = self._fs.details([node])
+                self._folder(node, known, self._root, (name,), top=1)
+            else:
+                self._entries(node, self._root, (), top=0)
 
     # --- one of each kind ---------------------------------------------------------------------
 
-    def _folder(self, node: Node, parent: int, path: tuple[bytes, ...], top: int) -> None:
+    def _folder(
+        self, node: Node, known: Details, parent: int, path: tuple[bytes, ...], top: int
+    ) -> None:
         os.mkdir(path[-1], 0o700, dir_fd=parent)
         here = os.open(path[-1], _FOLDER, dir_fd=parent)
         try:
             self._folders += 1
             self._entries(node, here, path, top)
-            self._dress(node, here, path)
+            self._dress(node, known, here, path)
         finally:
             os.close(here)
 
@@ -124,14 +154,43 @@ class Copier:
             return
         self._open_folders.add(node.id)
         try:
-            for name, child in self._fs.scandir(node.id):
-                self._entry(name, child, here, (*path, name), top)
+            for batch in self._ahead(self._batches(node)):
+                for name, child, known in batch:
+                    self._entry(child, known, here, (*path, name), top)
         except DiskkitError as error:
             self._tell(path, str(error))
         finally:
             self._open_folders.discard(node.id)
 
-    def _entry(self, name: bytes, node: Node, here: int, path: tuple[bytes, ...], top: int) -> None:
+    def _batches(self, folder: Node) -> Iterator[Batch]:
+        """What is in a folder, with all that copying it takes, many entries at a time."""
+        rows = self._fs.scandir(folder.id)
+        while batch := list(islice(rows, BATCH)):
+            asked = [node for _, node in batch if not node.problem]
+            told = self._told(asked)
+            yield [(name, n, Details() if n.problem else next(told)) for name, n in batch]
+
+    def _told(self, asked: list[Node]) -> Iterator[Details]:
+        """Of each its details. If the reader cannot go on, that is what there is to know of it."""
+        count = 0
+        try:
+            for details in self._fs.details(asked):
+                count += 1
+                yield details
+        except DiskkitError as error:
+            yield from repeat(Details(error=error), len(asked) - count)
+
+    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same; the next one is made meanwhile."""
+        coming = self._asking.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = self._asking.submit(next, batches, None)
+            yield batch
+
+    def _entry(
+        self, node: Node, known: Details, here: int, path: tuple[bytes, ...], top: int
+    ) -> None:
+        name = path[-1]
         if node.problem:
             self._tell(path, node.problem)
             return
@@ -140,11 +199,11 @@ class Copier:
             return
         try:
             if node.is_dir:
-                self._folder(node, here, path, top)
+                self._folder(node, known, here, path, top)
             elif node.is_file:
-                self._file(node, here, path)
+                self._file(node, known, here, path)
             elif node.is_link:
-                self._link(node, here, path, top)
+                self._link(node, known, here, path, top)
             else:
                 self._tell(path, "a device, pipe or socket")
         except DiskkitError as error:
@@ -153,23 +212,21 @@ class Copier:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
                 raise
             self._tell(path, error.strerror or str(error))
+        if node.is_file:
+            self._passed += node.size
+            self._report(0)
 
-    def _file(self, node: Node, parent: int, path: tuple[bytes, ...]) -> None:
+    def _file(self, node: Node, known: Details, parent: int, path: tuple[bytes, ...]) -> None:
         if node.links != 1 and self._second_name(node, parent, path):
             return
-        target = os.open(path[-1], _NEW, 0o600, dir_fd=parent)
-        try:
+        with named_when_whole(parent, path[-1], replace=self._force) as target:
             os.ftruncate(target, node.size)
             room = partial(make_room, target)
-            for offset, part in pieces(self._fs, self._volume, node, before=room):
+            for offset, part in pieces(self._fs, self._volume, node, known=known, before=room):
                 _write(target, offset, part)
                 self._bytes += len(part)
-            self._dress(node, target, path)
-        except BaseException:
-            os.unlink(path[-1], dir_fd=parent)
-            raise
-        finally:
-            os.close(target)
+                self._report(offset + len(part))
+            self._dress(node, known, target, path)
         self._files += 1
         if node.links != 1:
             self._first_names.setdefault(node.id, path)
@@ -194,8 +251,12 @@ class Copier:
         self._files += 1
         return True
 
-    def _link(self, node: Node, parent: int, path: tuple[bytes, ...], top: int) -> None:
-        target = self._fs.readlink(node.id)
+    def _link(
+        self, node: Node, known: Details, parent: int, path: tuple[bytes, ...], top: int
+    ) -> None:
+        if known.error is not None:
+            raise known.error
+        target = known.target
         if not leads_inside(target, len(path) - 1 - top):
             self._tell(path, f"a link that leads out: {_text(target)}")
             return
@@ -205,14 +266,11 @@ class Copier:
             os.utime(path[-1], ns=times, dir_fd=parent, follow_symlinks=False)
         self._links += 1
 
-    def _dress(self, node: Node, target: int, path: tuple[bytes, ...]) -> None:
+    def _dress(self, node: Node, known: Details, target: int, path: tuple[bytes, ...]) -> None:
         """Attributes, mode and times; in this order, because each ends what allowed the last."""
-        try:
-            attributes = self._fs.xattrs(node.id)
-        except DiskkitError as error:
-            self._tell(path, f"attributes: {error}")
-            attributes = {}
-        for name, value in attributes.items():
+        if known.xattrs_error is not None:
+            self._tell(path, f"attributes: {known.xattrs_error}")
+        for name, value in known.xattrs.items():
             if not name.startswith(b"user.") or b"\0" in name:
                 continue
             try:
@@ -227,9 +285,25 @@ class Copier:
         except (OSError, OverflowError):
             self._tell(path, "its times cannot be kept here")
 
+    def _report(self, done: int) -> None:
+        """Now and then: `done` bytes of the file at hand are there."""
+        if self._progress is not None and time.monotonic() - self._reported > _EVERY:
+            self._reported = time.monotonic()
+            self._progress(self._passed + done, max(self._sizes, self._passed + done))
+
     def _tell(self, path: tuple[bytes, ...], why: str) -> None:
         self._left_out += 1
         self._say(f"{_text(b'/'.join(path)) or '/'}: left out: {why}")
+
+
+def _sizes(fs: FileSystem, start: Found) -> int:
+    """Bytes of all files below a folder. What cannot be listed is told when it is copied."""
+    return sum(
+        node.size
+        for listing in list_below(fs, start, recursive=True)
+        for _, node in listing.rows
+        if node.is_file and not node.problem
+    )
 
 
 def leads_inside(target: bytes, depth: int) -> bool:

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import stat
 from abc import abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from diskkit.errors import DiskkitError, FormatError
 from diskkit.interfaces import Closing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 NO_TIME = -(1 << 63)
 """In place of a time that the filesystem does not have."""
+SHORT = 4096
+"""Bytes of content that are told together with all else of a file."""
 
 
 class Node(NamedTuple):
@@ -64,6 +68,22 @@ class Extent(NamedTuple):
     length: int
     offset: int
     """Byte of the volume at which it lies; -1 for zeros that take no room."""
+
+
+class Details(NamedTuple):
+    """What copying a file takes, besides its node."""
+
+    extents: list[Extent] | None = None
+    """Of a regular file: where its content lies, if the filesystem can say."""
+    content: bytes | None = None
+    """Of a regular file of at most `SHORT` bytes: all of it, if it lies nowhere else."""
+    target: bytes = b""
+    """Of a symbolic link."""
+    error: DiskkitError | None = None
+    """Why its content, or where it leads, cannot be had."""
+    xattrs: Mapping[bytes, bytes] = MappingProxyType({})
+    xattrs_error: DiskkitError | None = None
+    """Why these cannot be had."""
 
 
 class FileSystem(Closing):
@@ -124,3 +144,34 @@ class FileSystem(Closing):
     @abstractmethod
     def extents(self, id: int, stream: str = "") -> list[Extent] | None:
         """Where the content lies, up to its size; None where only `read_at` can give it."""
+
+    def details(self, nodes: Sequence[Node]) -> Iterator[Details]:
+        """Everything else about each of these, in their order. What fails, fails alone."""
+        for node in nodes:
+            yield self._details(node)
+
+    def _details(self, node: Node) -> Details:
+        found = Details()
+        try:
+            if node.is_link:
+                return found._replace(target=self.readlink(node.id))
+            if node.is_file:
+                extents = self.extents(node.id)
+                found = found._replace(extents=extents)
+                if extents is None and node.size <= SHORT:
+                    found = found._replace(content=self.read_at(node.id, 0, node.size))
+        except Exception as error:
+            return Details(error=as_ours(error))
+        try:
+            return found._replace(xattrs=self.xattrs(node.id))
+        except Exception as error:
+            return found._replace(xattrs_error=as_ours(error))
+
+
+def as_ours(error: Exception) -> DiskkitError:
+    """What a reader raised, which may be anything that bytes can make a library raise."""
+    if isinstance(error, DiskkitError):
+        return error
+    if isinstance(error, MemoryError):
+        return FormatError("needs more memory than a reader may have")
+    return FormatError(f"{type(error).__name__}: {error}"[:500])

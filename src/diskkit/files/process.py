@@ -15,17 +15,18 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diskkit.errors import DiskkitError, FormatError, StorageError, UnsupportedFeature
 from diskkit.files import wire
-from diskkit.files.filesystem import Extent, FileSystem, Node
+from diskkit.files.filesystem import Details, Extent, FileSystem, Node
 from diskkit.filters.cache import CAPACITY, Counts
 from diskkit.interfaces import Closing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from diskkit.interfaces import Readable
 
@@ -34,6 +35,8 @@ PATIENCE = 60.0
 MAX_ENTRIES = 50_000_000
 """Entries of one directory that are believed."""
 MAX_XATTRS = 4096
+BATCH = 128
+"""Files whose details are asked for at once."""
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); "
@@ -165,14 +168,10 @@ class ProcessFileSystem(FileSystem):
             raise self._ended() from None
 
     def _told(self, raw: bytearray) -> DiskkitError:
-        match wire.unpack_json(raw):
-            case ["unsupported", str(text)]:
-                return UnsupportedFeature(text)
-            case ["storage", str(text)]:
-                return StorageError(f"{self.kind} filesystem", text)
-            case ["format", str(text)]:
-                return FormatError(text)
-        return self._fault("sent an error that makes no sense")
+        try:
+            return wire.unpack_error(raw, self.kind)
+        except FormatError:
+            return self._fault("sent an error that makes no sense")
 
     def _ended(self) -> DiskkitError:
         """The reader is gone: say how."""
@@ -229,14 +228,35 @@ class ProcessFileSystem(FileSystem):
         return bytes(self._bytes("link", id))
 
     def xattrs(self, id: int) -> dict[bytes, bytes]:
-        answer = self._json("xattrs", id)
-        found: dict[bytes, bytes] = {}
+        return self._believed(wire.unpack_xattrs(self._bytes("xattrs", id)))
+
+    def _believed(self, xattrs: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        return dict(islice(xattrs.items(), MAX_XATTRS))
+
+    def details(self, nodes: Sequence[Node]) -> Iterator[Details]:
+        """`FileSystem.details`; many of them come in one message."""
+        begin = 0
+        while begin < len(nodes):
+            asked = nodes[begin : begin + BATCH]
+            raw = self._bytes("details", [[n.id, n.mode, n.size] for n in asked])
+            given = 0
+            for details in wire.unpack_details(raw, self.kind):
+                if given == len(asked):
+                    raise self._fault("gave more than was asked for")
+                yield self._judged(asked[given], details)
+                given += 1
+            if not given:
+                raise self._fault("made no sense")
+            begin += given
+
+    def _judged(self, node: Node, details: Details) -> Details:
+        if details.content is not None and len(details.content) > node.size:
+            raise self._fault("gave more than was asked for")
         try:
-            for name, value in answer[:MAX_XATTRS]:
-                found[name.encode("latin-1")] = value.encode("latin-1")
-        except (TypeError, ValueError, AttributeError):
-            raise self._fault("made no sense") from None
-        return found
+            self._judge_extents(node.id, details.extents or ())
+        except FormatError as error:
+            details = details._replace(extents=None, error=error)
+        return details._replace(xattrs=self._believed(details.xattrs))
 
     def streams(self, id: int) -> list[tuple[str, int]]:
         match self._json("streams", id):
@@ -257,13 +277,17 @@ class ProcessFileSystem(FileSystem):
         if kind == wire.ANSWER:
             return None
         found = wire.unpack_extents(raw)
-        if sum(e.length for e in found if e.offset >= 0) > self.volume.size:
+        self._judge_extents(id, found)
+        return found
+
+    def _judge_extents(self, id: int, extents: Sequence[Extent]) -> None:
+        if sum(e.length for e in extents if e.offset >= 0) > self.volume.size:
             raise FormatError(
                 "its data would be more than the volume holds",
                 structure=f"{self.kind} filesystem",
                 field=f"file {id}",
             )
-        for extent in found:
+        for extent in extents:
             outside = extent.offset < -1 or extent.offset + extent.length > self.volume.size
             if extent.length <= 0 or (extent.offset >= 0 and outside) or extent.offset < -1:
                 raise FormatError(
@@ -272,7 +296,6 @@ class ProcessFileSystem(FileSystem):
                     structure=f"{self.kind} filesystem",
                     field=f"file {id}",
                 )
-        return found
 
     def counts(self) -> Counts:
         """What the reader's cache did so far."""

@@ -11,12 +11,12 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any
 
-from diskkit.errors import FormatError
-from diskkit.files.filesystem import Extent, Node
+from diskkit.errors import DiskkitError, FormatError, StorageError, UnsupportedFeature
+from diskkit.files.filesystem import Details, Extent, Node
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 MAX_MESSAGE = 32 << 20
 CALL, DATA, FAILED = b"C", b"D", b"X"
@@ -30,6 +30,10 @@ MAX_READ = 16 << 20
 _HEAD = struct.Struct("<cI")
 _NODE = struct.Struct("<QIqIIIqqqqIIHH")
 _EXTENT = struct.Struct("<qq")
+_DETAILS = struct.Struct("<BBII")
+"""What the body is, whether the attributes are an error instead, and the length of both."""
+_NONE, _EXTENTS, _CONTENT, _TARGET, _ERROR = range(5)
+_XATTR = struct.Struct("<HI")
 
 
 def send(peer: socket.socket, kind: bytes, *parts: bytes | bytearray | memoryview) -> None:
@@ -114,3 +118,84 @@ def unpack_extents(raw: bytearray) -> list[Extent]:
     if len(raw) % _EXTENT.size:
         raise FormatError("extents break off", structure="filesystem reader")
     return [Extent(*row) for row in _EXTENT.iter_unpack(raw)]
+
+
+def pack_error(error: DiskkitError) -> bytes:
+    """An error, as the other side raises it again."""
+    if isinstance(error, UnsupportedFeature):
+        return pack_json(["unsupported", error.what])
+    if isinstance(error, FormatError):
+        return pack_json(["format", error.what])
+    return pack_json(["storage", str(error)])
+
+
+def unpack_error(raw: bytes | bytearray, kind: str) -> DiskkitError:
+    """The error that a filesystem of this `kind` told of; or raises a `FormatError`."""
+    match unpack_json(raw):
+        case ["unsupported", str(text)]:
+            return UnsupportedFeature(text)
+        case ["storage", str(text)]:
+            return StorageError(f"{kind} filesystem", text)
+        case ["format", str(text)]:
+            return FormatError(text)
+    raise FormatError("an error that makes no sense", structure="filesystem reader")
+
+
+def pack_xattrs(xattrs: Mapping[bytes, bytes]) -> bytes:
+    """Extended attributes. Names have at most 65,535 bytes."""
+    return b"".join(part for k, v in xattrs.items() for part in (_XATTR.pack(len(k), len(v)), k, v))
+
+
+def unpack_xattrs(raw: bytes | bytearray) -> dict[bytes, bytes]:
+    """What `pack_xattrs` made; or a `FormatError`."""
+    found = {}
+    at, size = 0, len(raw)
+    view = bytes(raw)
+    while at < size:
+        name, value = _XATTR.unpack_from(view, at) if at + _XATTR.size <= size else (size, size)
+        at += _XATTR.size
+        end = at + name + value
+        if end > size:
+            raise FormatError("attributes break off", structure="filesystem reader")
+        found[view[at : at + name]] = view[at + name : end]
+        at = end
+    return found
+
+
+def pack_details(details: Details) -> bytes:
+    """Of one file."""
+    kind, body = _NONE, b""
+    if details.error is not None:
+        kind, body = _ERROR, pack_error(details.error)
+    elif details.extents is not None:
+        kind, body = _EXTENTS, pack_extents(details.extents)
+    elif details.content is not None:
+        kind, body = _CONTENT, details.content
+    elif details.target:
+        kind, body = _TARGET, details.target
+    failed = details.xattrs_error
+    rest = pack_xattrs(details.xattrs) if failed is None else pack_error(failed)
+    return _DETAILS.pack(kind, failed is not None, len(body), len(rest)) + body + rest
+
+
+def unpack_details(raw: bytearray, kind: str) -> Iterator[Details]:
+    """What `pack_details` made, one after the other; or a `FormatError`."""
+    at, size = 0, len(raw)
+    while at < size:
+        if at + _DETAILS.size > size:
+            raise FormatError("details break off", structure="filesystem reader")
+        what, failed, length, more = _DETAILS.unpack_from(raw, at)
+        at += _DETAILS.size
+        end = at + length + more
+        if what > _ERROR or failed > 1 or end > size:
+            raise FormatError("details break off", structure="filesystem reader")
+        body, rest = raw[at : at + length], raw[at + length : end]
+        at = end
+        yield Details(
+            unpack_extents(body) if what == _EXTENTS else None,
+            bytes(body) if what == _CONTENT else None,
+            bytes(body) if what == _TARGET else b"",
+            unpack_error(body, kind) if what == _ERROR else None,
+            {} if failed else unpack_xattrs(rest),
+            unpack_error(rest, kind) if failed else None,
+        )

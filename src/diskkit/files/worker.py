@@ -12,19 +12,23 @@ import socket
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from diskkit.errors import DiskkitError, FormatError, StorageError, UnsupportedFeature
+from diskkit.errors import StorageError
 from diskkit.files import wire
+from diskkit.files.filesystem import NO_TIME, Node, as_ours
 from diskkit.filters.cache import BlockCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from diskkit.files.filesystem import FileSystem, Node
+    from diskkit.files.filesystem import FileSystem
 
 ROWS = 4096
 """Directory entries in a message."""
+ENOUGH = 1 << 20
+"""Bytes of details after which a message is sent."""
 MEMORY = 2 << 30
 _SCANS = 4
+_BARE = Node(0, 0, 0, 0, 0, 0, 0, 0, 0, NO_TIME, 0, 0)
 
 
 class RemoteVolume:
@@ -68,7 +72,7 @@ class Server:
             try:
                 answer = getattr(self, f"do_{name}")(*words)
             except Exception as error:
-                wire.send(self._peer, wire.ERROR, describe(error))
+                wire.send(self._peer, wire.ERROR, wire.pack_error(as_ours(error)))
                 continue
             if isinstance(answer, bytes):
                 wire.send(self._peer, wire.BYTES, answer)
@@ -111,10 +115,20 @@ class Server:
         """A link's target."""
         return self._reader.readlink(id)
 
-    def do_xattrs(self, id: int) -> list[list[str]]:
+    def do_xattrs(self, id: int) -> bytes:
         """Extended attributes."""
-        found = self._reader.xattrs(id)
-        return [[k.decode("latin-1"), v.decode("latin-1")] for k, v in found.items()]
+        return wire.pack_xattrs(self._reader.xattrs(id))
+
+    def do_details(self, rows: list[list[int]]) -> bytes:
+        """All else of some files, given by id, mode and size; of the first ones, if it is much."""
+        nodes = [_BARE._replace(id=id, mode=mode, size=size) for id, mode, size in rows]
+        parts, room = [], ENOUGH
+        for details in self._reader.details(nodes):
+            parts.append(wire.pack_details(details))
+            room -= len(parts[-1])
+            if room <= 0:
+                break
+        return b"".join(parts)
 
     def do_streams(self, id: int) -> list[Any]:
         """Streams."""
@@ -132,19 +146,6 @@ class Server:
     def do_counts(self) -> list[int]:
         """What the cache did."""
         return list(self._cache.counts)
-
-
-def describe(error: Exception) -> bytes:
-    """An error as the parent raises it again."""
-    if isinstance(error, UnsupportedFeature):
-        return wire.pack_json(["unsupported", error.what])
-    if isinstance(error, FormatError):
-        return wire.pack_json(["format", error.what])
-    if isinstance(error, DiskkitError):
-        return wire.pack_json(["storage", str(error)])
-    if isinstance(error, MemoryError):
-        return wire.pack_json(["format", f"needs more than {MEMORY} bytes of memory"])
-    return wire.pack_json(["format", f"{type(error).__name__}: {error}"[:500]])
 
 
 def limit() -> None:
@@ -176,7 +177,7 @@ def main() -> None:
 
         reader = open_reader(kind, cache)
     except Exception as error:
-        wire.send(peer, wire.ERROR, describe(error))
+        wire.send(peer, wire.ERROR, wire.pack_error(as_ours(error)))
         return
     wire.send(peer, wire.ANSWER, wire.pack_json([reader.root, reader.warnings]))
     Server(peer, reader, cache).serve()

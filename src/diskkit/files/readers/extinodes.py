@@ -80,6 +80,7 @@ class InodeTable:
         self.table = (1024 // self.block + 1) * self.block
         self.must_recover = bool(incompat & _RECOVER)
         self._groups: dict[int, int] = {}
+        self._last: Inode | None = None
 
     def _read(self, offset: int, length: int) -> bytes:
         if offset < 0 or offset + length > self.volume.size:
@@ -102,13 +103,16 @@ class InodeTable:
 
     def inode(self, number: int) -> Inode:
         """One inode. Raises `FormatError` for a number that there cannot be."""
+        if self._last is not None and self._last.node.id == number:
+            return self._last  # a file is asked for its content, then for its attributes
         if not 0 < number <= self.count:
             raise FormatError(
                 f"not 1 to {self.count}", structure="ext filesystem", field="inode", value=number
             )
         group, index = divmod(number - 1, self.per_group)
         raw = self._read(self._group(group) + index * self.size, self.size)
-        return _parse(number, raw)
+        self._last = _parse(number, raw)
+        return self._last
 
     def attributes(self, inode: Inode) -> dict[bytes, bytes]:
         """Extended attributes: in the inode, then in a block of their own."""

@@ -224,10 +224,10 @@ class Chain:
     def _without_file_holes(self, table: RunTable) -> RunTable:
         import numpy as np
 
-        from diskkit.table import restrict
+        from diskkit.table import distinct, restrict
 
         data = table.states == State.DATA
-        used = np.unique(table.sources[data])
+        used = distinct(table.sources[data])
         if len(used) != 1:
             return table
         storage = self.sources[int(used[0])][1].storage

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 HOLE, ZERO, DATA, PACKED, BAD = (np.uint8(s) for s in State)
 
 
+def distinct(values: Int64) -> Int64:
+    """Ascending, each once. `np.unique` does more, for which it loads a package in 7 ms."""
+    ordered = np.sort(values)
+    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(ordered)]]
+
+
 class RunTable(NamedTuple):
     """Rows covering [offset, end). Columns are 1-D arrays of equal length, at least 1."""
 
@@ -196,7 +202,7 @@ def _cut_partly(
     row_ends = table.ends[owner]
     data_from = np.maximum(begins[index] + shift, table.starts[owner])
     data_to = np.minimum(ends[index] + shift, row_ends)
-    cuts = np.unique(np.concatenate([table.starts, data_from, data_to[data_to < row_ends]]))
+    cuts = distinct(np.concatenate([table.starts, data_from, data_to[data_to < row_ends]]))
     at = np.searchsorted(table.starts, cuts, "right") - 1
     states, positions = table.states[at], table.positions[at] + 0
     is_data = states == DATA

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diskkit.mapping import Alike, intervals, merged_rows, merged_tables, ranges_where
 from diskkit.runs import State
-from diskkit.table import RunTable, from_rows, merge, overlay, present, restrict, single
+from diskkit.table import RunTable, distinct, from_rows, merge, overlay, present, restrict, single
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -309,3 +309,8 @@ def test_intervals_are_the_chosen_rows_joined(table: RunTable) -> None:
     chosen = table.states == ZERO
     found = [tuple(pair) for pair in intervals(table, chosen).tolist()]
     assert found == stretches(slow(table), lambda b: b.state == ZERO)
+
+
+@given(st.lists(st.integers(-3, 3), max_size=12))
+def test_distinct_values_come_once_and_ascending(values: list[int]) -> None:
+    assert distinct(np.array(values, np.int64)).tolist() == sorted(set(values))

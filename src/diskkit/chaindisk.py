@@ -94,20 +94,22 @@ class ChainDisk(Disk):
         return isinstance(self._chain, LiveChain)
 
     def _write(self, offset: int, data: memoryview) -> None:
-        self._live().write(offset, data)
+        self._live.write(offset, data)
 
     def _zero(self, offset: int, length: int, *, give_back: bool) -> None:
-        self._live().zero(offset, length, give_back=give_back)
+        self._live.zero(offset, length, give_back=give_back)
 
     def zeroes_quickly(self, offset: int, length: int) -> bool:
         """For whole grains whose tables can say zero."""
         self._check(offset, length)
-        return self._live().clears(offset, length)
+        return self._live.clears(offset, length)
 
     def _flush(self) -> None:
-        self._live().flush()
+        self._live.flush()
 
+    @cached_property
     def _live(self) -> LiveChain:
+        """Its chain, if it was opened for writing."""
         if not self.writable:
             raise self._read_only()
         return cast("LiveChain", self._chain)

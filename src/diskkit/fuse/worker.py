@@ -32,6 +32,8 @@ SHORT = 16 << 10
 """Bytes that a quick request moves at most."""
 _CLONE = 0x8004E500
 _OPEN_AGAIN = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
+_READ, _WRITE = int(Op.READ), int(Op.WRITE)
+"""What nearly all requests are: a member of an enumeration takes longer to look up."""
 _TRANSFER = Struct("=IIQ24xQQI")
 """What READ and WRITE begin with: length, opcode, unique; handle, offset, size."""
 
@@ -96,6 +98,7 @@ class Worker:
         self._answering = answering
         self._device = turns.device
         self._buffer = memoryview(bytearray(wire.MAX_WRITE + wire.HEAD))
+        self._room = [self._buffer]
         self._out = memoryview(bytearray(wire.OUT.size + wire.MAX_WRITE))
 
     def run(self) -> None:
@@ -110,7 +113,7 @@ class Worker:
                     if not n:
                         return
                     length, opcode, unique, handle, offset, size = unpack(buffer)
-                    reads = opcode == Op.READ and n == length == wire.WRITE_DATA
+                    reads = opcode == _READ and n == length == wire.WRITE_DATA
                     short = (size if reads else n) <= SHORT
                     lingering = short and turns.quick
                     if not lingering:
@@ -119,7 +122,7 @@ class Worker:
                     began = perf_counter()
                     if reads:
                         self._read(unique, handle, offset, size)
-                    elif opcode == Op.WRITE and n == length == wire.WRITE_DATA + size:
+                    elif opcode == _WRITE and n == length == wire.WRITE_DATA + size:
                         self._write(unique, handle, offset, buffer[wire.WRITE_DATA : n])
                     else:
                         self._respond(buffer[:n])
@@ -137,7 +140,7 @@ class Worker:
             until = perf_counter() + LINGER
             while perf_counter() < until:
                 try:
-                    return os.readv(turns.second, [self._buffer])
+                    return os.readv(turns.second, self._room)
                 except BlockingIOError:
                     os.sched_yield()
                 except OSError as error:
@@ -146,7 +149,7 @@ class Worker:
         self._device = turns.device
         while True:
             try:
-                return os.readv(turns.device, [self._buffer])
+                return os.readv(turns.device, self._room)
             except OSError as error:
                 if error.errno in (errno.ENODEV, errno.ECONNABORTED):
                     return 0  # the second one: it went just when there was a request

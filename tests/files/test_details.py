@@ -161,7 +161,7 @@ def test_what_fails_fails_alone() -> None:
 
 
 def test_long_answers_come_in_parts() -> None:
-    server = worker.Server(None, Made(), None)  # type: ignore[arg-type]
+    server = worker.Server(None, None, Made(), None)  # type: ignore[arg-type]
     rows = [[n * 2, 0o100644, 200_000] for n in range(10)]
     raw = server.do_details(rows)
     found = list(wire.unpack_details(bytearray(raw), "made"))
@@ -174,17 +174,13 @@ def test_a_reader_that_dies_is_told_for_each_file(
 ) -> None:
     """What was asked for and not answered is left out, with the reason, and nothing else is."""
     names = [b"a", b"b", b"c", b"d"]
-    nodes = wire.pack_nodes([(n, NODE._replace(id=k, size=1)) for k, n in enumerate(names, 9)])
-    answers = (
-        wire.pack_details(Details()),
-        b"1",
-        nodes,
-        b"",
-        wire.pack_details(Details(content=b"x")) * 2,
+    nodes = wire.LAST + wire.pack_nodes(
+        [(n, NODE._replace(id=k, size=1)) for k, n in enumerate(names, 9)]
     )
+    known = wire.pack_details(Details()), wire.pack_details(Details(content=b"x")) * 2
     body = "good()\n" + "".join(
-        f"wire.send(peer, {b'A' if raw == b'1' else b'B'!r}, {raw!r}); wire.receive(peer)\n"
-        for raw in answers
+        f"wire.send(peer, b'B', {raw!r}); wire.receive(peer)\n"
+        for raw in (known[0], nodes, known[1])
     )
     stand_in(monkeypatch, body + "os.abort()")
     told: list[str] = []

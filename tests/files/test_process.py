@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import struct
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diskkit import DiskkitError, FormatError, StorageError, UnsupportedFeature
-from diskkit.files import open_filesystem, process, readers, wire
+from diskkit.files import open_filesystem, process, readers, wire, worker
 from diskkit.files.filesystem import Details, Extent, Node
 from diskkit.files.process import ProcessFileSystem
 from diskkit.files.walk import list_below, resolve
@@ -24,6 +26,7 @@ from files.test_copies import reader_for
 from volumes.tables import Memory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 NODE = Node(7, 0o100644, 5, 1, 0, 0, 1, 2, 3, 4, 0, 0)
@@ -99,6 +102,15 @@ def test_entries_that_break_off_are_refused(monkeypatch: pytest.MonkeyPatch, raw
         fs.stat(2)
 
 
+@pytest.mark.parametrize("raw", [b"", b"+", b"?", b"+x"])
+def test_listings_that_make_no_sense_or_no_end_are_refused(
+    monkeypatch: pytest.MonkeyPatch, raw: bytes
+) -> None:
+    stand_in(monkeypatch, f"good()\nwhile 1: wire.send(peer, b'B', {raw!r}); wire.receive(peer)")
+    with ProcessFileSystem("ext4", Memory(bytes(4096))) as fs, pytest.raises(FormatError):
+        list(fs.scandir(2))
+
+
 @pytest.mark.parametrize(
     "extents",
     [[Extent(10, 4090)], [Extent(-1, 0)], [Extent(1, -2)], [Extent(0, 0)], [Extent(4000, 0)] * 2],
@@ -119,11 +131,10 @@ def test_names_that_no_file_can_have_are_marked(
     from diskkit.files.walk import Found
 
     # As if a hostile image had taken the reader over, which then answers every call the same.
-    packed = wire.pack_nodes([(name, NODE)])
+    packed = wire.LAST + wire.pack_nodes([(name, NODE)])
     body = (
         f"good(); wire.send(peer, b'B', {wire.pack_details(Details())!r}); wire.receive(peer);"
-        "wire.send(peer, b'A', b'1'); wire.receive(peer);"
-        f"wire.send(peer, b'B', {packed!r}); wire.receive(peer); wire.send(peer, b'B', b'')"
+        f"wire.send(peer, b'B', {packed!r})"
     )
     stand_in(monkeypatch, body)
     told: list[str] = []
@@ -220,6 +231,50 @@ def test_damaged_filesystems_give_files_or_errors(small: bytes, seed: int) -> No
                         fs.xattrs(node.id)
     except DiskkitError:
         pass
+
+
+def test_long_listings_side_by_side(tmp_path: Path) -> None:
+    """More of them than the reader keeps, with other calls between, while it reads ahead."""
+    reader_for("ext4")
+    names = [b"%05d" % number for number in range(3 * wire.ROWS)]
+    for name in names:
+        (tmp_path / "tree" / os.fsdecode(name)).parent.mkdir(exist_ok=True)
+        (tmp_path / "tree" / os.fsdecode(name)).write_bytes(name)
+    make_ext(tmp_path / "v.raw", tmp_path / "tree", "ext4")
+    (volume,) = find_volumes(Memory((tmp_path / "v.raw").read_bytes())).volumes
+    with open_filesystem(volume) as fs:
+        found: list[list[bytes]] = [[] for _ in range(7)]
+        rows = [(own, fs.scandir(fs.root)) for own in found]
+        while rows:
+            for own, scan in list(rows):
+                part = list(islice(scan, 200))
+                own += [name for name, _ in part]
+                if not part:
+                    rows.remove((own, scan))
+                for _, node in part[:1]:
+                    assert fs.stat(node.id) == node
+        assert all(sorted(own) == sorted([*names, b"lost+found"]) for own in found)
+
+
+def test_a_listing_that_breaks_off_is_an_error_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Half:
+        warnings = ()
+
+        def scandir(self, id: int) -> Iterator[tuple[bytes, Node]]:
+            for number in range(wire.ROWS + 5):
+                yield b"%d" % number, NODE
+            raise FormatError("the rest is damaged")
+
+    server = worker.Server(None, None, Half(), None)  # type: ignore[arg-type]
+    for count in (wire.ROWS, 5):
+        raw = bytearray(server.do_scan(1, 2, 0))
+        assert raw[:1] == wire.MORE
+        assert len(list(wire.unpack_nodes(raw[1:]))) == count
+        assert server._after is not None
+        server._after.go_on()
+    with pytest.raises(FormatError, match="the rest is damaged"):
+        server.do_scan(1, 2, wire.ROWS)
+    assert not server._scans
 
 
 def test_messages_survive_the_wire() -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,8 @@ class ProcessFileSystem(FileSystem):
         self._patience = patience
         self._lock = threading.Lock()
         self._dead: DiskkitError | None = None
+        self._numbers = count(1)
+        """Of listings."""
         self._started = started or Started()
         self._peer, self._process = self._started.peer, self._started.process
         try:
@@ -193,12 +195,14 @@ class ProcessFileSystem(FileSystem):
     # --- the contract -------------------------------------------------------------------------
 
     def scandir(self, id: int) -> Iterator[tuple[bytes, Node]]:
-        scan = self._number("scan", id)
-        done = 0
-        while True:
-            rows = list(wire.unpack_nodes(self._bytes("more", scan, id, done)))
-            if not rows:
-                return
+        number = next(self._numbers)
+        done, ended = 0, False
+        while not ended:
+            raw = self._bytes("scan", number, id, done)
+            ended = raw[:1] == wire.LAST
+            if not ended and (raw[:1] != wire.MORE or len(raw) == 1):
+                raise self._fault("made no sense")
+            rows = list(wire.unpack_nodes(raw[1:]))
             done += len(rows)
             if done > MAX_ENTRIES:
                 raise FormatError(f"more than {MAX_ENTRIES} entries", structure=f"directory {id}")

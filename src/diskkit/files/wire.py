@@ -24,6 +24,10 @@ CALL, DATA, FAILED = b"C", b"D", b"X"
 READ, ANSWER, BYTES, ERROR = b"R", b"A", b"B", b"E"
 """From it: give me these bytes; the answer as JSON, as bytes; it cannot be done."""
 
+ROWS = 512
+"""Entries of a directory in a message."""
+MORE, LAST = b"+", b"."
+"""What such a message begins with."""
 RANGE = struct.Struct("<QI")
 MAX_READ = 16 << 20
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import resource
 import socket
+from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
     from diskkit.files.filesystem import FileSystem
 
-ROWS = 4096
-"""Directory entries in a message."""
 ENOUGH = 1 << 20
 """Bytes of details after which a message is sent."""
 MEMORY = 2 << 30
@@ -37,6 +36,7 @@ class RemoteVolume:
     def __init__(self, peer: socket.socket, size: int) -> None:
         self.size = size
         self._peer = peer
+        self._calls: deque[bytearray] = deque()
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Ask for them, in pieces of a bounded size."""
@@ -44,30 +44,78 @@ class RemoteVolume:
             part = buffer[at : at + wire.MAX_READ]
             wire.send(self._peer, wire.READ, wire.RANGE.pack(offset + at, len(part)))
             kind, content = wire.receive(self._peer)
+            while kind == wire.CALL:
+                # It came while something was read that nobody has asked for yet.
+                self._calls.append(content)
+                kind, content = wire.receive(self._peer)
             if kind != wire.DATA:
                 raise StorageError("volume", content.decode("utf-8", "replace"))
             part[:] = content
+
+    def next_call(self) -> bytearray | None:
+        """What the parent wants done; None once it is gone."""
+        if self._calls:
+            return self._calls.popleft()
+        try:
+            kind, raw = wire.receive(self._peer)
+        except EOFError:
+            return None
+        return raw if kind == wire.CALL else None
+
+
+class Scan:
+    """A directory that is being listed. The next rows are made while the parent has these."""
+
+    def __init__(self, rows: Iterator[tuple[bytes, Node]]) -> None:
+        self._rows = rows
+        self._ready: bytes | Exception | None = None
+        self._error: Exception | None = None
+        self.ended = False
+
+    def rows(self) -> bytes:
+        """The next ones. Raises what listing them raises."""
+        ready = self._ready if self._ready is not None else self._made()
+        self._ready = None
+        if isinstance(ready, Exception):
+            raise ready
+        return ready
+
+    def go_on(self) -> None:
+        """Make the next ones now."""
+        if not self.ended:
+            self._ready = self._made()
+
+    def _made(self) -> bytes | Exception:
+        """What came before an error is told first."""
+        rows: list[tuple[bytes, Node]] = []
+        try:
+            if self._error is None:
+                rows.extend(islice(self._rows, wire.ROWS))
+        except Exception as error:
+            self._error = error
+        if self._error is not None and not rows:
+            self.ended = True
+            return self._error
+        self.ended = len(rows) < wire.ROWS and self._error is None
+        return (wire.LAST if self.ended else wire.MORE) + wire.pack_nodes(rows)
 
 
 class Server:
     """Answers calls of the parent."""
 
-    def __init__(self, peer: socket.socket, reader: FileSystem, cache: BlockCache) -> None:
+    def __init__(
+        self, peer: socket.socket, volume: RemoteVolume, reader: FileSystem, cache: BlockCache
+    ) -> None:
         self._peer = peer
+        self._volume = volume
         self._reader = reader
         self._cache = cache
-        self._scans: dict[int, Iterator[tuple[bytes, Node]]] = {}
-        self._last = 0
+        self._scans: dict[int, Scan] = {}
+        self._after: Scan | None = None
 
     def serve(self) -> None:
         """Until the parent goes."""
-        while True:
-            try:
-                kind, raw = wire.receive(self._peer)
-            except EOFError:
-                return
-            if kind != wire.CALL:
-                return
+        while (raw := self._volume.next_call()) is not None:
             name, *words = wire.unpack_json(raw)
             try:
                 answer = getattr(self, f"do_{name}")(*words)
@@ -78,24 +126,24 @@ class Server:
                 wire.send(self._peer, wire.BYTES, answer)
             else:
                 wire.send(self._peer, wire.ANSWER, wire.pack_json(answer))
+            scan, self._after = self._after, None
+            if scan is not None:
+                scan.go_on()
 
-    def do_scan(self, id: int) -> int:
-        """Begin to list a directory; the answer names the listing."""
-        if len(self._scans) >= _SCANS:
-            del self._scans[min(self._scans)]
-        self._last += 1
-        self._scans[self._last] = self._reader.scandir(id)
-        return self._last
-
-    def do_more(self, scan: int, id: int, done: int) -> bytes:
-        """The next entries; none at the end."""
-        rows = self._scans.get(scan)
-        if rows is None:
-            # It was pushed out by others: begin again, and pass over what was told.
-            rows = self._scans[scan] = islice(self._reader.scandir(id), done, None)
-        packed = wire.pack_nodes(islice(rows, ROWS))
-        if not packed:
-            self._scans.pop(scan, None)
+    def do_scan(self, number: int, id: int, done: int) -> bytes:
+        """Entries of a directory, behind the first `done`; the parent numbers its listings."""
+        scan = self._scans.get(number)
+        if scan is None:
+            # New, or pushed out by others: pass over what was told.
+            if len(self._scans) >= _SCANS:
+                del self._scans[min(self._scans)]
+            scan = self._scans[number] = Scan(islice(self._reader.scandir(id), done, None))
+        try:
+            packed = scan.rows()
+        finally:
+            if scan.ended:
+                self._scans.pop(number, None)
+        self._after = scan
         return packed
 
     def do_lookup(self, id: int, name: str) -> bytes:
@@ -171,7 +219,8 @@ def main() -> None:
     except EOFError:
         return
     kind, size, capacity = wire.unpack_json(raw)
-    cache = BlockCache(RemoteVolume(peer, size), capacity=capacity)
+    volume = RemoteVolume(peer, size)
+    cache = BlockCache(volume, capacity=capacity)
     try:
         from diskkit.files.readers import open_reader
 
@@ -180,4 +229,4 @@ def main() -> None:
         wire.send(peer, wire.ERROR, wire.pack_error(as_ours(error)))
         return
     wire.send(peer, wire.ANSWER, wire.pack_json([reader.root, reader.warnings]))
-    Server(peer, reader, cache).serve()
+    Server(peer, volume, reader, cache).serve()

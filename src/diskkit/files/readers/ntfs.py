@@ -23,6 +23,7 @@ FIRST_OWN = 24
 _RECORD = (1 << 48) - 1
 _EPOCH = 116_444_736_000_000_000
 """1970 in units of 100 ns since 1601."""
+_LATEST = _EPOCH + (1 << 63) // 100
 _REPARSE, _COMPRESSED, _ENCRYPTED = 0x400, 0x800, 0x4000
 _DATA = 0x80
 
@@ -168,5 +169,4 @@ def _node(entry: Any) -> Node:  # noqa: ANN401
 
 def _time(units: int) -> int:
     """Hostile values too must fit into 64 bits."""
-    nanoseconds = (units - _EPOCH) * 100 if units else 0
-    return nanoseconds if abs(nanoseconds) < 1 << 63 else 0
+    return (units - _EPOCH) * 100 if 0 < units < _LATEST else 0

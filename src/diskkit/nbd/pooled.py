@@ -15,7 +15,7 @@ from threading import Lock, Semaphore
 from typing import TYPE_CHECKING
 
 from diskkit.nbd import protocol as p
-from diskkit.nbd.session import PIECE, Transmission
+from diskkit.nbd.transmission import PIECE, Transmission
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from diskkit.volumes.labels import fat_label, ntfs_label
-from diskkit.volumes.partitions import read_at
+from diskkit.volumes.reading import read_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from diskkit.volumes.partitions import read_at
+from diskkit.volumes.reading import read_at
 
 if TYPE_CHECKING:
     from diskkit.interfaces import Readable

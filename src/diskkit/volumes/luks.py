@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diskkit.errors import FormatError, UnsupportedFeature, UsageError
 from diskkit.units import SECTOR, align_down, align_up
-from diskkit.volumes.partitions import read_at
+from diskkit.volumes.reading import read_at
 from diskkit.volumes.volume import Segment, Stripe, Volume
 from diskkit.volumes.xts import Xts
 

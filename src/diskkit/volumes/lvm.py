@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from diskkit.errors import FormatError, UnsupportedFeature
 from diskkit.units import SECTOR
 from diskkit.volumes import lvmtext
-from diskkit.volumes.partitions import read_at
+from diskkit.volumes.reading import read_at
 from diskkit.volumes.volume import Segment, Stripe, Volume
 
 if TYPE_CHECKING:

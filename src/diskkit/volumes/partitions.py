@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from diskkit.errors import FormatError
 from diskkit.volumes import gpt, mbr
+from diskkit.volumes.reading import read_at
 from diskkit.volumes.volume import one_range
 
 if TYPE_CHECKING:
@@ -25,13 +26,6 @@ class Partitions(NamedTuple):
     """"mbr", "gpt", or "none": a filesystem, or nothing, on the whole disk."""
     volumes: list[Volume]
     sector_size: int
-
-
-def read_at(source: Readable, offset: int, length: int) -> bytes:
-    """Exactly these bytes; the caller has judged that they lie inside, and how many they are."""
-    buffer = bytearray(length)
-    source.read_into(offset, memoryview(buffer))
-    return bytes(buffer)
 
 
 def find_partitions(disk: Readable, warn: Callable[[str], None]) -> Partitions:

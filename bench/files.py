@@ -1,37 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files inside of disks: `cp` against reading the disk, listing against the reader library alone.
 
-    python bench/files.py [--quick] [--runs N] [row ...]
+    python bench/files.py [--quick] [--json FILE] [--runs N] [--keep DIR] [row ...]
 
 Rows: cp, tree, ext4, xfs, ntfs. Makes its disks in a folder of its own below TMPDIR (6 GB): 100
 folders of 1000 files in each filesystem, and one file of 1 GiB, by mke2fs, mkfs.xfs and libntfs-3g;
 all on monolithicSparse disks. A listing asks for name, size, mode and time of every file; it counts
 reads of the disk. The library alone reads a raw copy through a Python file, without worker and
 cache. Row tree copies all files of the
-ext4 out, against debugfs from the raw copy, and compares both with what was put in. A ratio above 1
-means that diskkit is faster.
+ext4 out, against debugfs from the raw copy, and compares both with what was put in.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import random
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
+
+    from bench.rounds import Row
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from bench.rounds import DISKKIT, GIB, Result, Wanted, command, measure  # noqa: E402 - in the checkout
 
 import diskkit  # noqa: E402
 from diskkit.files import open_filesystem  # noqa: E402
@@ -42,30 +42,7 @@ from diskkit.volumes import find_volumes  # noqa: E402
 from files.guests import blank, run  # noqa: E402
 from makers.peers import requires  # noqa: E402
 
-GIB = 1 << 30
-_BESIDE = Path(sys.executable).with_name("diskkit")
-DISKKIT = [str(_BESIDE)] if _BESIDE.exists() else [sys.executable, "-m", "diskkit"]
 LIBRARIES = {"ext4": "pyfsext", "xfs": "pyfsxfs", "ntfs": "pyfsntfs"}
-
-
-@dataclass
-class Result:
-    """One line of the table: seconds of each run."""
-
-    row: str
-    what: str
-    peer: str
-    ours: list[float] = field(default_factory=list)
-    theirs: list[float] = field(default_factory=list)
-    note: str = ""
-
-    def line(self) -> str:
-        ours, theirs = statistics.median(self.ours), statistics.median(self.theirs)
-        return (
-            f"{self.row:<6} {theirs / ours:6.2f} x  {ours:.3f} s ({min(self.ours):.3f}.."
-            f"{max(self.ours):.3f})  {theirs:.3f} s ({min(self.theirs):.3f}.."
-            f"{max(self.theirs):.3f})  {self.what}, against: {self.peer}; {self.note}"
-        )
 
 
 def make_tree(folder: Path, files: int) -> Path:
@@ -156,128 +133,95 @@ def list_library(kind: str, raw: Path) -> tuple[float, int]:
     return time.perf_counter() - began, count
 
 
-def listing(kind: str, folder: Path, files: int, runs: int) -> Result:
-    source = make_tree(folder, files)
-    raw = folder / f"{kind}.raw"
+def listing(kind: str, wanted: Wanted) -> Iterator[Result]:
+    files = 10_000 if wanted.quick else 100_000
+    source = make_tree(wanted.folder, files)
+    raw = wanted.folder / f"{kind}.raw"
     make_volume(kind, raw, source)
     vmdk = to_vmdk(raw)
     result = Result(kind, f"list {files} files", f"{LIBRARIES[kind]} alone")
     reads = 0
-    for turn in range(runs + 1):
+    for turn in range(wanted.runs + 1):
         seconds, count, reads = list_ours(vmdk)
         theirs, their_count = list_library(kind, raw)
         assert count >= files <= their_count
         if turn:
             result.ours.append(seconds)
             result.theirs.append(theirs)
-    result.note = f"{reads} reads of the disk"
-    return result
+    result.note = f"({reads} reads of the disk)"
+    yield result
 
 
-def copying(folder: Path, size: int, runs: int) -> list[Result]:
-    source = folder / "one"
+def copying(wanted: Wanted) -> Iterator[Result]:
+    size = GIB // 10 >> 22 << 22 if wanted.quick else GIB
+    source = wanted.folder / "one"
     source.mkdir()
-    chance = random.Random(1)
-    block = chance.randbytes(1 << 22)
+    block = random.Random(1).randbytes(1 << 22)
     with (source / "file").open("wb") as f:
         for number in range(size >> 22):
             f.write(number.to_bytes(8, "little") + block[8:])
-    raw = folder / "one.raw"
+    raw = wanted.folder / "one.raw"
     blank(raw, size + (256 << 20))
     run("mke2fs", "-q", "-t", "ext4", "-d", source, raw)
     vmdk = to_vmdk(raw)
     raw.unlink()
-    results = [
-        Result("cp", f"copy a file of {size >> 20} MiB out", "read as much of the disk"),
-        Result("cat", f"write a file of {size >> 20} MiB to nowhere", "the same"),
-    ]
-    target = folder / "copy"
-    for turn in range(runs + 1):
-        began = time.perf_counter()
-        subprocess.run([*DISKKIT, "cp", "-q", f"{vmdk}:/file", str(target)], check=True)
-        copied = time.perf_counter() - began
-        shown = _timed(lambda: _cat(f"{vmdk}:/file"))
-        theirs = _timed(lambda: _read_whole(vmdk, size))
+    copied = Result("cp", f"copy a file of {size >> 20} MiB out", "read as much of the disk")
+    shown = Result("cat", f"write a file of {size >> 20} MiB to nowhere", "the same")
+    target = wanted.folder / "copy"
+    for turn in range(wanted.runs + 1):
+        times = command([*DISKKIT, "cp", "-q", f"{vmdk}:/file", target])
+        cat = command([*DISKKIT, "cat", "-q", f"{vmdk}:/file"])
+        read = _read_whole(vmdk, size)
         assert target.stat().st_size == size
         if not turn:
             subprocess.run(["cmp", str(target), str(source / "file")], check=True)
         else:
-            for result, ours in zip(results, (copied, shown), strict=True):
+            for result, ours in ((copied, times), (shown, cat)):
                 result.ours.append(ours)
-                result.theirs.append(theirs)
+                result.theirs.append(read)
         target.unlink()
-    return results
+    yield from (copied, shown)
 
 
-def copying_tree(folder: Path, files: int, runs: int) -> Result:
-    source = make_tree(folder, files)
-    raw = folder / "tree.raw"
+def copying_tree(wanted: Wanted) -> Iterator[Result]:
+    files = 10_000 if wanted.quick else 100_000
+    source = make_tree(wanted.folder, files)
+    raw = wanted.folder / "tree.raw"
     make_volume("ext4", raw, source)
     vmdk = to_vmdk(raw)
     result = Result("tree", f"copy {files} files out", "debugfs rdump of a raw copy")
-    for turn in range(runs + 1):
-        ours, theirs = folder / "ours", folder / "theirs"
+    for turn in range(wanted.runs + 1):
+        ours, theirs = wanted.folder / "ours", wanted.folder / "theirs"
         theirs.mkdir()
-        dump = [requires("debugfs"), "-R", f"rdump / {theirs}", str(raw)]
-        copy = [*DISKKIT, "cp", "-r", "-q", f"{vmdk}:/", str(ours)]
-        times = []
-        for words in (copy, dump):
-            began = time.perf_counter()
-            subprocess.run(words, check=True, capture_output=True)
-            times.append(time.perf_counter() - began)
+        copy = command([*DISKKIT, "cp", "-r", "-q", f"{vmdk}:/", ours])
+        dump = command([requires("debugfs"), "-R", f"rdump / {theirs}", raw])
         if turn:
-            result.ours.append(times[0])
-            result.theirs.append(times[1])
+            result.ours.append(copy)
+            result.theirs.append(dump)
         else:
             for copied in (ours, theirs):
                 leave_out = ["--exclude", "lost+found"]
                 subprocess.run(["diff", "-r", *leave_out, str(source), str(copied)], check=True)
         shutil.rmtree(ours)
         shutil.rmtree(theirs)
-    return result
+    yield result
 
 
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def _cat(name: str) -> None:
-    subprocess.run([*DISKKIT, "cat", "-q", name], check=True, stdout=subprocess.DEVNULL)
-
-
-def _read_whole(vmdk: Path, size: int) -> None:
-    """As a process of its own, as cp is."""
+def _read_whole(vmdk: Path, size: int) -> float:
+    """Seconds, as a process of its own, as cp is."""
     script = (
         "import sys, diskkit\n"
         "b = memoryview(bytearray(4 << 20))\n"
         "with diskkit.open_disk(sys.argv[1]) as d:\n"
         "    for at in range(0, int(sys.argv[2]), len(b)): d.read_into(at, b)\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(vmdk), str(size)], check=True)
+    return command([sys.executable, "-c", script, vmdk, str(size)])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="row", help="cp, tree, ext4, xfs, ntfs")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the files and bytes")
-    parser.add_argument("--runs", type=int, default=3)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="diskkit-bench-") as name:
-        folder = Path(name)
-        for row in args.rows or ["cp", "tree", *LIBRARIES]:
-            if row == "cp":
-                size = GIB // 10 >> 22 << 22 if args.quick else GIB
-                results = copying(folder, size, args.runs)
-            else:
-                count = 10_000 if args.quick else 100_000
-                if row == "tree":
-                    results = [copying_tree(folder, count, args.runs)]
-                else:
-                    results = [listing(row, folder, count, args.runs)]
-            for result in results:
-                print(result.line(), flush=True)
+    rows: dict[str, Row] = {"cp": copying, "tree": copying_tree}
+    rows |= {kind: partial(listing, kind) for kind in LIBRARIES}
+    measure("files inside of disks", rows, needs=["mke2fs", "debugfs", "mkfs.xfs", "mkntfs"])
 
 
 if __name__ == "__main__":

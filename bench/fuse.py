@@ -1,43 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """`diskkit mount` against qemu-storage-daemon's FUSE export of the same VMDK: one run, one table.
 
-    python bench/fuse.py [--quick] [--json FILE] [--runs N] [--keep DIR] [--files]
+    python bench/fuse.py [--quick] [--json FILE] [--runs N] [--keep DIR] [row ...]
 
 Needs root, qemu-storage-daemon, dd and fio. Both show a monolithicSparse disk of incompressible
 data, whose grains lie in random order, and run side by side; the client uses one and the other in
 turn, after one round that does not count. Times are the client's, without start-up. Buffered reads
-begin with empty caches of the mounts. Writes go to two copies, which are compared at the end.
-`--files` also measures the files inside of an ext4 of 100,000 files. See bench/peers.py for how
-rows are printed.
+begin with empty caches of the mounts. Writes go to two copies, which are compared at the end. Rows:
+read, write, files; the last one lists an ext4 of 100,000 files and reads a large one, against the
+kernel's own ext4 on our file.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from bench.nbd import make  # noqa: E402 - found in the checkout
-from bench.peers import DISKKIT, Result, alternate, command, report  # noqa: E402 - the same
+from bench.nbd import KIB, MIB, full_disk  # noqa: E402 - found in the checkout
+from bench.rounds import (  # noqa: E402 - the same
+    DISKKIT,
+    GIB,
+    Result,
+    Wanted,
+    alternate,
+    command,
+    fio_seconds,
+    measure,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-GIB, MIB, KIB = 1 << 30, 1 << 20, 1 << 10
+    from bench.rounds import Row
+
 PEER = "qemu-storage-daemon"
+_KERNEL = "the kernel's ext4 on our file"
 _TIMEOUT = 300
 
 
@@ -96,14 +103,7 @@ def fio(pattern: str, block: int, jobs: int, total: int, size: int, file: Path) 
     words += [f"--bs={block}", f"--numjobs={jobs}", f"--size={size}", f"--io_size={total // jobs}"]
     words += ["--direct=1", "--randrepeat=1", "--norandommap", "--buffer_pattern=0x5a"]
     words += ["--group_reporting", "--output-format=json", "--allow_file_create=0"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)}: {done.stderr.strip()}{done.stdout[-500:]}")
-    found: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
-    side = found["jobs"][0]["write" if "write" in pattern else "read"]
-    if side["io_bytes"] < total:
-        raise SystemExit(f"fio moved {side['io_bytes']} of {total} bytes")
-    return float(side["runtime"]) / 1000
+    return fio_seconds(words, total, "write" if "write" in pattern else "read")
 
 
 def _row(
@@ -111,56 +111,50 @@ def _row(
 ) -> Result:
     result = Result(name, what, PEER)
     alternate(result, runs, partial(work, files[0]), partial(work, files[1]))
-    print(result.line(), flush=True)
     return result
 
 
-def reading(folder: Path, size: int, runs: int) -> list[Result]:
-    disk = folder / "disk.vmdk"
-    make(disk, size)
-    small = size // 8
+def reading(wanted: Wanted) -> Iterator[Result]:
+    disk, size = full_disk(wanted)
+    small, runs = size // 8, wanted.runs
     with ExitStack() as stack:
         files = [
             stack.enter_context(ours(disk)) / "flat",
             stack.enter_context(theirs(disk, writable=False)),
         ]
-        return [
-            _row("fuse-read", f"dd of {size >> 20} MiB, 1 MiB, O_DIRECT", runs,
-                 lambda f: dd(f, size // MIB, "direct"), files),
-            _row("fuse-read", "the same through the page cache, which is empty", runs,
-                 lambda f: dd(f, size // MIB, ""), files),
-            _row("fuse-rr", f"{small >> 12} random reads of 4 KiB, one job", runs,
-                 partial(fio, "randread", 4 * KIB, 1, small, size), files),
-            _row("fuse-rr", f"{small >> 12} random reads of 4 KiB, four jobs", runs,
-                 partial(fio, "randread", 4 * KIB, 4, small, size), files),
-        ]  # fmt: skip
+        yield _row("fuse-read", f"dd of {size >> 20} MiB, 1 MiB, O_DIRECT", runs,
+                   lambda f: dd(f, size // MIB, "direct"), files)  # fmt: skip
+        yield _row("fuse-read", "the same through the page cache, which is empty", runs,
+                   lambda f: dd(f, size // MIB, ""), files)  # fmt: skip
+        yield _row("fuse-rr", f"{small >> 12} random reads of 4 KiB, one job", runs,
+                   partial(fio, "randread", 4 * KIB, 1, small, size), files)  # fmt: skip
+        yield _row("fuse-rr", f"{small >> 12} random reads of 4 KiB, four jobs", runs,
+                   partial(fio, "randread", 4 * KIB, 4, small, size), files)  # fmt: skip
 
 
-def writing(folder: Path, size: int, runs: int) -> list[Result]:
-    disks = [folder / "ours.vmdk", folder / "theirs.vmdk"]
+def writing(wanted: Wanted) -> Iterator[Result]:
+    source, size = full_disk(wanted)
+    small, runs = size // 16, wanted.runs
+    disks = [wanted.folder / "ours.vmdk", wanted.folder / "theirs.vmdk"]
     for disk in disks:
-        shutil.copyfile(folder / "disk.vmdk", disk)
-    small = size // 16
+        shutil.copyfile(source, disk)
     with ExitStack() as stack:
         files = [
             stack.enter_context(ours(disks[0], "--writable")) / "flat",
             stack.enter_context(theirs(disks[1], writable=True)),
         ]
-        results = [
-            _row("fuse-rw", f"{small >> 12} random writes of 4 KiB, one job", runs,
-                 partial(fio, "randwrite", 4 * KIB, 1, small, size), files),
-            _row("fuse-rw", f"{small >> 12} random writes of 4 KiB, four jobs", runs,
-                 partial(fio, "randwrite", 4 * KIB, 4, small, size), files),
-            _row("fuse-write", f"write all of {size >> 20} MiB, 1 MiB", runs,
-                 partial(fio, "write", MIB, 1, size, size), files),
-        ]  # fmt: skip
+        yield _row("fuse-rw", f"{small >> 12} random writes of 4 KiB, one job", runs,
+                   partial(fio, "randwrite", 4 * KIB, 1, small, size), files)  # fmt: skip
+        yield _row("fuse-rw", f"{small >> 12} random writes of 4 KiB, four jobs", runs,
+                   partial(fio, "randwrite", 4 * KIB, 4, small, size), files)  # fmt: skip
+        yield _row("fuse-write", f"write all of {size >> 20} MiB, 1 MiB", runs,
+                   partial(fio, "write", MIB, 1, size, size), files)  # fmt: skip
     command(["qemu-img", "compare", "-f", "vmdk", "-F", "vmdk", *disks])
-    return results
 
 
-def inside(folder: Path) -> None:
+def inside(wanted: Wanted) -> Iterator[Result]:
     """Listing 100,000 files and reading a large one, through the readers and by the kernel."""
-    raw, disk, big = folder / "files.raw", folder / "files.vmdk", 512 * MIB
+    raw, disk, big = wanted.folder / "files.raw", wanted.folder / "files.vmdk", 512 * MIB
     raw.touch()
     os.truncate(raw, 2 * GIB)
     command(["mke2fs", "-q", "-t", "ext4", "-N", "120000", raw])
@@ -174,43 +168,33 @@ def inside(folder: Path) -> None:
         with (where / "big").open("wb") as file:
             for _ in range(big // MIB):
                 file.write(os.urandom(MIB))
-    for what, options in (("readers", []), ("kernel, read only", ["--kernel"])):
-        with ours(disk, "--volume", "1", *options) as where:
-            find = ["find", str(where), "-type", "f", "-size", "+0", "-printf", "x"]
-            began = time.perf_counter()
-            found = subprocess.run(find, capture_output=True, check=True, timeout=_TIMEOUT)
-            first = time.perf_counter() - began
-            if len(found.stdout) != 100_001:
-                raise SystemExit(f"{len(found.stdout)} files")
-            again = command(find)
-            rate = big / MIB / dd(where / "big", big // MIB, "")
-        print(f"files, {what}: find {first:.2f} s, again {again:.2f} s; big file {rate:.0f} MiB/s")
+    rows = [
+        Result("fuse-find", "find with the sizes of 100,000 files, mounted just now", _KERNEL),
+        Result("fuse-find", "the same again", _KERNEL),
+        Result("fuse-big", f"read a file of {big >> 20} MiB", _KERNEL),
+    ]
+    for turn in range(wanted.runs + 1):
+        mine, kernels = (_one_look(disk, big, options) for options in ((), ("--kernel",)))
+        for row, seconds, kernel in zip(rows if turn else (), mine, kernels, strict=False):
+            row.ours.append(seconds)
+            row.theirs.append(kernel)
+    yield from rows
+
+
+def _one_look(disk: Path, big: int, options: Sequence[str]) -> list[float]:
+    with ours(disk, "--volume", "1", *options) as where:
+        find = ["find", str(where), "-type", "f", "-size", "+0", "-printf", "x"]
+        began = time.perf_counter()
+        found = subprocess.run(find, capture_output=True, check=True, timeout=_TIMEOUT)
+        first = time.perf_counter() - began
+        if len(found.stdout) != 100_001:
+            raise SystemExit(f"{len(found.stdout)} files")
+        return [first, command(find), dd(where / "big", big // MIB, "")]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="diskkit mount against qemu-storage-daemon")
-    parser.add_argument("--quick", action="store_true", help="a small image")
-    parser.add_argument("--runs", type=int, default=5, help="rounds that count (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every run to FILE")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR, leave it")
-    parser.add_argument("--files", action="store_true", help="also measure files inside of a disk")
-    args = parser.parse_args()
-    if missing := [p for p in (PEER, "fio", "dd") if shutil.which(p) is None]:
-        parser.error(f"not installed: {', '.join(missing)}")
-    folder = args.keep or Path(tempfile.mkdtemp(prefix="diskkit-fuse-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    size = GIB // 4 if args.quick else 2 * GIB
-    print(f"# {platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(f"# medians of {args.runs} alternating runs (min..max)")
-    try:
-        results = [*reading(folder, size, args.runs), *writing(folder, size, args.runs)]
-        if args.files:
-            inside(folder)
-    finally:
-        if not args.keep:
-            shutil.rmtree(folder)
-    if args.json:
-        args.json.write_text(json.dumps(report(results), indent=1) + "\n", encoding="utf-8")
+    rows: dict[str, Row] = {"read": reading, "write": writing, "files": inside}
+    measure("diskkit mount against qemu-storage-daemon", rows, needs=[PEER, "fio", "dd"])
 
 
 if __name__ == "__main__":

@@ -4,28 +4,22 @@
     python bench/peers.py [--quick] [--json FILE] [--runs N] [--keep DIR] [row ...]
 
 Makes its images in a temporary folder below TMPDIR (up to 10 GB; --quick needs 2), runs diskkit and
-the peer in turn (ours, peer, ours, peer ...) after one round that does not count, and prints the
-medians and their ratio: above 1, diskkit is faster. Command rows time whole processes from start to
-exit; outputs are deleted between runs, outside of what is timed. Every row that makes an output
+the peer in turn, and prints a table (bench/rounds.py). Command rows time whole processes from start
+to exit; outputs are deleted between runs, outside of what is timed. Every row that makes an output
 holds it against the peer's once.
 """
 
 from __future__ import annotations
 
-import argparse
 import filecmp
 import json
 import os
-import platform
 import random
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,55 +28,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from bench.rounds import (  # noqa: E402 - found in the checkout
+    DISKKIT,
+    GIB,
+    Result,
+    Wanted,
+    alternate,
+    command,
+    measure,
+)
 
 from makers import big_sparse, hosted_sparse, stream  # noqa: E402 - found beside this folder
 
 GRAIN = 65536
 SECTOR = 512
-GIB = 1 << 30
-_BESIDE = Path(sys.executable).with_name("diskkit")
-DISKKIT = [str(_BESIDE)] if _BESIDE.exists() else [sys.executable, "-m", "diskkit"]
-NOTHING = Path(os.devnull)
-
-
-# --- results --------------------------------------------------------------------------------------
-
-
-@dataclass
-class Result:
-    """One line of the table."""
-
-    row: str
-    what: str
-    peer: str
-    ours: list[float] = field(default_factory=list)
-    """Seconds, or for memory MiB, of each run."""
-    theirs: list[float] = field(default_factory=list)
-    unit: str = "s"
-    note: str = ""
-
-    @property
-    def ratio(self) -> float | None:
-        """How many times faster diskkit is."""
-        if not self.ours or not self.theirs:
-            return None
-        return statistics.median(self.theirs) / statistics.median(self.ours)
-
-    def line(self) -> str:
-        ratio = f"{self.ratio:7.2f} x" if self.ratio is not None else " " * 9
-        ours, theirs = _spread(self.ours, self.unit), _spread(self.theirs, self.unit)
-        return f"{self.row:<14} {ratio}  {ours:<30} {theirs:<30} {self.what} {self.note}"
-
-
-def _spread(values: list[float], unit: str) -> str:
-    if not values:
-        return "-"
-    digits = 1 if unit == "MiB" else 3
-    text = f"{statistics.median(values):.{digits}f} {unit}"
-    if len(values) > 1:
-        text += f" ({min(values):.{digits}f}..{max(values):.{digits}f})"
-    return text
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -195,18 +156,6 @@ def _mixed(seed: int) -> bytes:
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def command(words: Sequence[str | Path], output: Path = NOTHING) -> float:
-    """Seconds that a whole process takes; it must succeed."""
-    line = [str(word) for word in words]
-    with output.open("wb") as out:
-        begin = time.perf_counter()
-        done = subprocess.run(line, stdout=out, stderr=subprocess.PIPE, check=False)
-        seconds = time.perf_counter() - begin
-    if done.returncode:
-        raise SystemExit(f"{' '.join(line)}: {done.stderr.decode(errors='replace').strip()}")
-    return seconds
-
-
 # The wrapper is small: a process counts what it was forked from to its own peak.
 _WRAPPER = """
 import os, sys
@@ -231,17 +180,6 @@ def peak(words: Sequence[str | Path]) -> tuple[float, float]:
     if done.returncode:
         raise SystemExit(f"{' '.join(line)}: {done.stderr.strip()}")
     return int(done.stdout) / 1024, time.perf_counter() - begin
-
-
-def alternate(
-    result: Result, runs: int, ours: Callable[[], float], peer: Callable[[], float]
-) -> None:
-    """Fill a result: one round to warm up, then `runs` rounds."""
-    ours()
-    peer()
-    for _ in range(runs):
-        result.ours.append(ours())
-        result.theirs.append(peer())
 
 
 def converting(words: Sequence[str | Path], out: Path) -> float:
@@ -606,50 +544,20 @@ ROWS = {
 }
 
 
+def _version() -> str:
+    done = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True)
+    return f"{done.stdout.splitlines()[0]}; "
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="diskkit against its peers on this machine")
-    parser.add_argument("rows", nargs="*", metavar="row", help=", ".join(ROWS))
-    parser.add_argument("--quick", action="store_true", help="small images")
-    parser.add_argument("--runs", type=int, default=5, help="rounds that count (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every run to FILE")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="make images in DIR, leave them")
-    args = parser.parse_args()
-    if unknown := set(args.rows) - set(ROWS):
-        parser.error(f"no such row: {', '.join(sorted(unknown))}")
-    if shutil.which("qemu-img") is None:
-        parser.error("qemu-img is not installed")
-    folder = args.keep or Path(tempfile.mkdtemp(prefix="diskkit-bench-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        results = run(Images(folder, args.quick), args.rows or list(ROWS), args.runs)
-    finally:
-        if not args.keep:
-            shutil.rmtree(folder)
-    if args.json:
-        args.json.write_text(json.dumps(report(results), indent=1) + "\n", encoding="utf-8")
+    made: dict[Path, Images] = {}
 
+    def row(name: str, wanted: Wanted) -> list[Result]:
+        images = made.setdefault(wanted.folder, Images(wanted.folder, wanted.quick))
+        return ROWS[name](images, wanted.runs)
 
-def run(images: Images, rows: Sequence[str], runs: int) -> list[Result]:
-    version = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True)
-    print(f"# {platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(f"# {version.stdout.splitlines()[0]}; medians of {runs} alternating runs (min..max)")
-    print(f"{'row':<14} {'ratio':>9}  {'diskkit':<30} {'peer':<30} what")
-    results = []
-    for name in rows:
-        for result in ROWS[name](images, runs):
-            print(result.line(), f"[{result.peer}]" if result.peer else "", flush=True)
-            results.append(result)
-    return results
-
-
-def report(results: list[Result]) -> dict[str, object]:
-    rows = [{**asdict(r), "ratio": r.ratio} for r in results]
-    return {
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "rows": rows,
-    }
+    rows = {name: partial(row, name) for name in ROWS}
+    measure("diskkit against its peers on this machine", rows, needs=["qemu-img"], about=_version)
 
 
 if __name__ == "__main__":

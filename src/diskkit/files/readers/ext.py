@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyfsext
@@ -78,10 +79,9 @@ class Reader(LibraryReader):
         folder = self.table.inode(id)
         if not folder.node.is_dir or folder.node.problem:
             return None
-        for other, number in self._names(id, inline=is_inline(folder)):
-            if other == name:
-                return self.table.inode(number).node
-        return None
+        names = partial(self._names, id, inline=is_inline(folder))
+        number = self.folders.look(id, name, names)
+        return None if number is None else self.table.inode(number).node
 
     def stat(self, id: int) -> Node:
         return self.table.inode(id).node

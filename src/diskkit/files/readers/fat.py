@@ -15,6 +15,7 @@ import pyfsfat
 
 from diskkit.errors import FormatError
 from diskkit.files.filesystem import NO_TIME, Extent, Node
+from diskkit.files.readers.folders import upper
 from diskkit.files.readers.libyal import LibraryReader, judged, lost, reason, try_name
 
 if TYPE_CHECKING:
@@ -60,11 +61,7 @@ class Reader(LibraryReader):
 
     def lookup(self, id: int, name: bytes) -> Node | None:
         """Upper and lower case are alike."""
-        wanted = name.decode("utf-8", "surrogateescape").upper()
-        for other, node in self.scandir(id):
-            if other.decode("utf-8", "surrogateescape").upper() == wanted:
-                return node
-        return None
+        return self.look(id, name, upper)
 
     def stat(self, id: int) -> Node:
         if id == 0:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diskkit.errors import FormatError
 from diskkit.files.filesystem import NO_TIME, Extent, FileSystem, Node
+from diskkit.files.readers.folders import Folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,6 +75,7 @@ class LibraryReader(FileSystem):
         with judged(kind, "volume"):
             self.library_volume.open_file_object(VolumeFile(volume))
         self._kept: OrderedDict[int, Any] = OrderedDict()
+        self.folders = Folders()
 
     def _open(self, id: int) -> Any:  # noqa: ANN401
         """The library's object for an id."""
@@ -100,6 +102,20 @@ class LibraryReader(FileSystem):
         with judged(self.kind, f"directory {id}"):
             count = folder.get_number_of_sub_file_entries()
         return each_entry(count, folder.get_sub_file_entry)
+
+    def look(self, id: int, name: bytes, fold: Callable[[bytes], bytes] | None) -> Node | None:
+        """`lookup` by reading all names, once."""
+        number = self.folders.look(id, name, lambda: self._named(id), fold)
+        if number is not None:
+            return self.stat(number)
+        nameless = self.scandir(id) if name[:1] == b"?" else ()
+        return next((node for own, node in nameless if own == name), None)
+
+    def _named(self, id: int) -> Iterator[tuple[bytes, int]]:
+        """Entries that have a name; others are listed as ?NUMBER."""
+        for name, node in self.scandir(id):
+            if name[:1] != b"?" or not node.problem:
+                yield name, node.id
 
     def content(self, id: int, stream: str) -> Any:  # noqa: ANN401
         """The library's object that has a file's content."""

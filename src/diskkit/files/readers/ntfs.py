@@ -10,6 +10,7 @@ import pyfsntfs
 
 from diskkit.errors import FormatError, UnsupportedFeature
 from diskkit.files.filesystem import Extent, Node
+from diskkit.files.readers.folders import upper
 from diskkit.files.readers.libyal import LibraryReader, judged, lost, reason, try_name
 
 if TYPE_CHECKING:
@@ -60,14 +61,7 @@ class Reader(LibraryReader):
 
     def lookup(self, id: int, name: bytes) -> Node | None:
         """Upper and lower case are alike; an exact match wins."""
-        wanted = name.decode("utf-8", "surrogateescape").upper()
-        found = None
-        for other, node in self.scandir(id):
-            if other == name:
-                return node
-            if found is None and other.decode("utf-8", "surrogateescape").upper() == wanted:
-                found = node
-        return found
+        return self.look(id, name, upper)
 
     def stat(self, id: int) -> Node:
         with judged(self.kind, f"file {id}"):

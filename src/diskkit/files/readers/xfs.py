@@ -93,10 +93,7 @@ class Reader(LibraryReader):
 
     def lookup(self, id: int, name: bytes) -> Node | None:
         """By reading on: the library's own search fails on small directories (20260901)."""
-        for other, node in self.scandir(id):
-            if other == name:
-                return node
-        return None
+        return self.look(id, name, None)
 
     def stat(self, id: int) -> Node:
         with judged(self.kind, f"file {id}"):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from contextlib import ExitStack
@@ -177,7 +176,7 @@ def _serve(disk: Disk, tree: Tree, folder: str, told: _Told, *, allow_other: boo
         told.mounted(folder)
         session.join()
     except BaseException as error:
-        _leave(folder)
+        mounting.leave(folder)
         session.join()
         if not isinstance(error, KeyboardInterrupt):
             raise
@@ -186,58 +185,21 @@ def _serve(disk: Disk, tree: Tree, folder: str, told: _Told, *, allow_other: boo
 
 
 def _serve_to_kernel(disk: Disk, chosen: str, folder: str, writer: Writer, told: _Told) -> None:
-    """Show a volume over FUSE to the kernel alone, and let it mount that on the folder."""
-    from diskkit.fuse import kernel, mounting
-    from diskkit.fuse.servers import Note
-    from diskkit.fuse.session import Session
-    from diskkit.fuse.tree import VolumeTree
+    """Let the kernel's own driver mount a volume, and serve it until it is unmounted."""
+    from diskkit.fuse.kernelserver import KernelServer
     from diskkit.volumes import find_volumes
 
     volume = find_volumes(disk).volume(chosen)
-    kernel.driver_for(volume)
-    folder = os.path.realpath(folder)
-    note = Note(writer.label, disk.path, folder, "", disk.writable)
-    private = writer.private_folder()
-    device = -1
-    try:
-        device = mounting.mount(
-            disk.path, str(private), read_only=not disk.writable, allow_other=False
-        )
-    finally:
-        if device < 0:
-            private.rmdir()
-    tree = VolumeTree(disk, volume)
-    session = Session(device, tree, threads=_threads(disk), warn=told.warn)
-    try:
-        session.start()
-        mounting.read_ahead(str(private))
-        note = kernel.mount_volume(private / os.fsdecode(tree.name), folder, volume, writer, note)
-        told.mounted(folder)
-        session.join()
-    except BaseException as error:
-        rows = [(row.source, row.folder) for row in mounting.rows()]
-        if (note.loop, folder) in rows:
-            _leave(folder)
-        elif str(private) in (where for _, where in rows):
-            _leave(str(private))
-        session.join()
-        if not isinstance(error, KeyboardInterrupt):
-            raise
-    finally:
-        session.close()
-        if private.exists():
-            private.rmdir()
-
-
-def _leave(folder: str) -> None:
-    from diskkit.fuse import mounting
-
-    try:
-        mounting.unmount(folder)
-    except StorageError as error:
-        # Somebody is inside: they keep what they have open until they leave.
-        if error.errno != errno.EINVAL:  # unless others have just unmounted it
-            mounting.unmount(folder, lazy=True)
+    server = KernelServer(disk, volume, folder, writer, threads=_threads(disk), warn=told.warn)
+    with server:
+        try:
+            server.start()
+            told.mounted(server.note.folder)
+            server.join()
+        except BaseException as error:
+            server.leave()
+            if not isinstance(error, KeyboardInterrupt):
+                raise
 
 
 def _near(disk: Disk) -> Disk:

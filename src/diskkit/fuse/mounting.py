@@ -129,6 +129,15 @@ def unmount(folder: str, *, lazy: bool = False) -> None:
     raise StorageError(folder, text.get(number, os.strerror(number)), errno=number)
 
 
+def leave(folder: str) -> None:
+    """Unmount; whoever is inside keeps what they have open until they leave."""
+    try:
+        unmount(folder)
+    except StorageError as error:
+        if error.errno != errno.EINVAL:  # unless others have just unmounted it
+            unmount(folder, lazy=True)
+
+
 class Row(NamedTuple):
     """A line of mountinfo (proc_pid_mountinfo(5))."""
 

@@ -59,13 +59,15 @@ def quiet(*words: str | Path) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")
 
 
-def empty(kind: str, folder: Path, disk_kind: str = "monolithicSparse") -> Path:
+def empty(
+    kind: str, folder: Path, disk_kind: str = "monolithicSparse", words: tuple[str, ...] = ()
+) -> Path:
     """A disk whose second partition holds an empty filesystem."""
     size, make, _ = MAKERS[kind]
     volume, raw, path = folder / "volume.raw", folder / "disk.raw", folder / f"{folder.name}.vmdk"
     volume.touch()
     os.truncate(volume, size * MIB)
-    quiet(*make, volume)
+    quiet(*make, *words, volume)
     table = bytearray(START)
     put_mbr(table, [(0x83, 2048, 2048), (0x83, START // 512, size * MIB // 512)])
     raw.write_bytes(table)
@@ -268,6 +270,19 @@ def test_after_a_killed_server_all_goes_on(
     quiet("umount", folder)
     diskkit("mount", "--list")
     gone(path)
+
+
+@pytest.mark.parametrize("how", ["--kernel", "--writable"])
+def test_no_image_decides_that_this_machine_panics(
+    mounts: Mounts, needs: Callable[[str], None], tmp_path: Path, how: str
+) -> None:
+    needs("ext4")
+    path = empty("ext4", tmp_path, words=("-e", "panic"))
+    folder, process = mounts.mount(path, "--volume", "2", how)
+    rows = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    options = next(row[3].split(",") for row in rows if row[1] == str(folder))
+    assert "errors=remount-ro" in options
+    assert mounts.end(process) == (0, "")
 
 
 def test_what_cannot_be_mounted(

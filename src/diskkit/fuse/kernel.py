@@ -40,10 +40,12 @@ class Driver(NamedTuple):
     always: str = ""
 
 
+# What to do about errors is written in the superblock, too, and may be: let the machine panic.
+_KEEP_GOING = "errors=remount-ro"
 DRIVERS = {
-    "ext2": Driver(("ext2", "ext4")),
-    "ext3": Driver(("ext3", "ext4"), "noload"),
-    "ext4": Driver(("ext4",), "noload"),
+    "ext2": Driver(("ext2", "ext4"), always=_KEEP_GOING),
+    "ext3": Driver(("ext3", "ext4"), "noload", _KEEP_GOING),
+    "ext4": Driver(("ext4",), "noload", _KEEP_GOING),
     # A copy of a disk has the same UUID as the disk, which may be mounted on this machine.
     "xfs": Driver(("xfs",), "norecovery", "nouuid"),
     "btrfs": Driver(("btrfs",), "rescue=nologreplay"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -270,6 +271,29 @@ def test_after_a_killed_server_all_goes_on(
     quiet("umount", folder)
     diskkit("mount", "--list")
     gone(path)
+
+
+def test_what_found_no_room_is_told_when_it_is_unmounted(
+    mounts: Mounts, needs: Callable[[str], None], tmp_path: Path
+) -> None:
+    needs("ext4")
+    small = tmp_path / "small"
+    small.mkdir()
+    quiet("mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", small)
+    try:
+        path = Path(shutil.copy(empty("ext4", tmp_path), small))
+        folder = mounts.folder()
+        done = diskkit("mount", path, folder, "--volume", "2", "--writable")
+        assert done.returncode == 0, done.stderr
+        # The filesystem has the room, and the disk's file has not. Nobody waits for it here.
+        (folder / "more").write_bytes(os.urandom(16 * MIB))
+        done = diskkit("umount", folder)
+        assert done.returncode == 1
+        assert "what was written may be lost" in done.stderr
+        assert "No space left" in done.stderr
+        gone(path)
+    finally:
+        quiet("umount", "-l", small)
 
 
 @pytest.mark.parametrize("how", ["--kernel", "--writable"])

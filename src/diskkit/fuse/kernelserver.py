@@ -67,8 +67,13 @@ class KernelServer(Closing):
         )
 
     def join(self) -> None:
-        """Return when nobody uses it any more. Raises `StorageError` if it cannot be served."""
+        """Return when nobody uses it any more.
+
+        Raises `StorageError` if it cannot be served, and whatever something was not written for.
+        """
         self._session.join()
+        if self._tree.failure is not None:
+            raise self._tree.failure
 
     def leave(self) -> None:
         """Take out of the file tree what is there, and return when nobody uses it any more."""

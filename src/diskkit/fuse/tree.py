@@ -12,8 +12,10 @@ import os
 import stat
 import time
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from diskkit.errors import DiskkitError
 from diskkit.fuse.wire import ROOT, Attributes
 from diskkit.runs import State
 from diskkit.volumes.volume import Volume
@@ -169,6 +171,9 @@ class DiskTree(Tree):
         one = self._file(node)
         if writing and not one.content.writable:
             raise failure(errno.EROFS)
+        return self._opened(one)
+
+    def _opened(self, one: Fixed) -> OpenFile:
         return Whole(one.content, self._disk)
 
 
@@ -185,6 +190,11 @@ class VolumeTree(DiskTree):
         label = f"{os.path.basename(disk.path)}:{volume.name}".replace("/", "-")  # noqa: PTH119
         self.name = os.fsencode(label)[-255:]
         self._files = [Fixed(self.name, volume, volume.size // _SECTOR)]
+        self.failure: Exception | None = None
+        """Why something was not written. Whom the kernel told of it nobody knows."""
+
+    def _opened(self, one: Fixed) -> OpenFile:
+        return Noted(one.content, self._disk, self)
 
 
 class Whole(OpenFile):
@@ -246,7 +256,36 @@ class Whole(OpenFile):
 
     def flush(self) -> None:
         if self._content.writable:
-            self._disk.flush()
+            self._content.flush()
+
+
+class Noted(Whole):
+    """The same; what could not be written is noted in its tree."""
+
+    def __init__(self, content: Disk | Volume, disk: Disk, tree: VolumeTree) -> None:
+        super().__init__(content, disk)
+        self._tree = tree
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, DiskkitError) or not isinstance(error, OSError):  # no mere answer
+                self._tree.failure = self._tree.failure or error
+            raise
+
+    def write(self, offset: int, data: memoryview) -> int:
+        with self._noting():
+            return super().write(offset, data)
+
+    def erase(self, offset: int, length: int, *, give_back: bool) -> None:
+        with self._noting():
+            super().erase(offset, length, give_back=give_back)
+
+    def flush(self) -> None:
+        with self._noting():
+            super().flush()
 
 
 def _places(source: Readable, disk: Disk, offset: int, length: int) -> Iterator[tuple[int, int]]:

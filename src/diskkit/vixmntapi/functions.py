@@ -1,152 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The VixMntapi interface as Python functions: the volumes of disks, as folders.
-
-The names and rules of VDDK's second library, without pointers, in the way of `diskkit.vixdisklib`,
-whose `Init` comes first. Volumes are shown over FUSE by threads of this process, read only; root is
-not needed where fusermount3 is installed. Unlike VDDK's, it takes several disks at once, GPT, LVM
-and any guest, and needs nothing mounted for `GetOsInfo`.
-"""
+"""The functions of VixMntapi, and the sets that are open."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from diskkit.errors import DiskkitError, StorageError
 from diskkit.open import open_disk
 from diskkit.vixdisklib.failures import translated, vix_error
 from diskkit.vixdisklib.library import library
+from diskkit.vixmntapi.answers import (
+    BASIC_PARTITION,
+    DYNAMIC_VOLUME,
+    GPT_PARTITION,
+    LVM_VOLUME,
+    MAJOR,
+    MINOR,
+    NO_OS,
+    OTHER,
+    UNKNOWN_VOLTYPE,
+    WINDOWS,
+    DiskSetInfo,
+    OsInfo,
+    VolumeInfo,
+)
+from diskkit.vixmntapi.diskset import DiskSet
+from diskkit.vixmntapi.mounts import Mount
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from diskkit.disk import Disk
-    from diskkit.fuse.session import Session
-    from diskkit.fuse.tree import Tree
     from diskkit.volumes import Volume
 
-MAJOR, MINOR = 1, 0
-NO_OS, WINDOWS, OTHER = 0, 1, 255
-UNKNOWN_VOLTYPE, BASIC_PARTITION, GPT_PARTITION, DYNAMIC_VOLUME, LVM_VOLUME = range(5)
-
-
-class DiskSetInfo(NamedTuple):
-    """The answer of `GetDiskSetInfo`."""
-
-    openFlags: int
-    mountPath: str
-    """A file that is the whole first disk."""
-
-
-class VolumeInfo(NamedTuple):
-    """The answer of `GetVolumeInfo`."""
-
-    type: int
-    isMounted: bool
-    symbolicLink: str
-    """The folder it is mounted on; "" if it is not."""
-    inGuestMountPoints: tuple[str, ...]
-    """Of a Linux guest."""
-
-
-class OsInfo(NamedTuple):
-    """The answer of `GetOsInfo`."""
-
-    family: int
-    majorVersion: int
-    minorVersion: int
-    osIs64Bit: bool
-    vendor: str
-    edition: str
-    osFolder: str
-
-
-class _Mount:
-    """A tree in a folder of its own."""
-
-    def __init__(self, disk: Disk, tree: Tree) -> None:
-        from diskkit.fuse import mounting
-        from diskkit.fuse.session import Session
-
-        self.folder = tempfile.mkdtemp(prefix="vixmntapi-")
-        self._tree = tree
-        self._session: Session | None = None
-        try:
-            device = mounting.mount(disk.path, self.folder, read_only=True, allow_other=False)
-            self._session = Session(device, tree, warn=library.warn)
-            self._session.start()
-        except BaseException:
-            self.end(force=True)
-            raise
-
-    def end(self, *, force: bool) -> None:
-        """Unmount. Without `force`, raises `StorageError` if somebody is in the folder."""
-        from diskkit.fuse import mounting
-
-        if self._session is not None:
-            mounting.unmount(self.folder, lazy=force)
-            if not force:
-                # A folder that was taken away with somebody inside goes on until they leave.
-                try:
-                    self._session.join()
-                except StorageError as error:
-                    library.warn(f"{self.folder}: {error}")
-                self._session.close()
-                self._tree.close()
-        Path(self.folder).rmdir()
-
-
-class _DiskSet:
-    """Disks that were opened together, and what is on them."""
-
-    def __init__(self, disks: list[Disk], flags: int) -> None:
-        from diskkit.volumes import find_volumes
-
-        self.disks = disks
-        self.flags = flags
-        self.table = find_volumes(*disks)
-        for text in self.table.warnings:
-            library.warn(text)
-        self._places: dict[int, list[str]] | None = None
-        self.handles: dict[int, Volume] = {}
-        self.mounts: dict[int, _Mount] = {}
-        self.flat: _Mount | None = None
-
-    def guest_places(self) -> dict[int, list[str]]:
-        """By number of the volume: where a Linux guest mounts it, as its fstab says."""
-        from diskkit.files import open_filesystem, why_unreadable
-        from diskkit.files.fstab import mount_points, read_fstab
-
-        if self._places is None:
-            rows: list[tuple[str, str]] = []
-            for volume in self.table.volumes:
-                if rows or why_unreadable(volume):
-                    continue
-                try:
-                    with open_filesystem(volume) as fs:
-                        rows = read_fstab(fs)
-                except DiskkitError as error:
-                    library.warn(f"volume {volume.name}: cannot tell what it mounts: {error}")
-            self._places = mount_points(rows, self.table.volumes)
-        return self._places
-
-    def close(self) -> None:
-        """Unmount all, close all."""
-        for mount in [*self.mounts.values(), *([self.flat] if self.flat else [])]:
-            try:
-                mount.end(force=False)
-            except StorageError as error:
-                library.warn(f"{error}: taken away all the same")
-                mount.end(force=True)
-        self.mounts.clear()
-        for disk in self.disks:
-            disk.close()
-
-
-_sets: dict[int, _DiskSet] = {}
+_sets: dict[int, DiskSet] = {}
 _lock = Lock()
 _ready = False
 
@@ -186,7 +75,7 @@ def OpenDisks(connection: int, diskNames: Sequence[str], openFlags: int = 0) -> 
             for name in diskNames:
                 disk = open_disk(name, format="vmdk", policy=policy)
                 disks.append(disk)
-            made = _DiskSet(disks, openFlags)
+            made = DiskSet(disks, openFlags)
         except BaseException:
             for disk in disks:
                 disk.close()
@@ -207,7 +96,7 @@ def GetDiskSetInfo(diskSet: int) -> DiskSetInfo:
                 from diskkit.fuse.tree import DiskTree
 
                 tree = DiskTree(found.disks[0], [], uid=os.getuid(), gid=os.getgid())
-                found.flat = _Mount(found.disks[0], tree)
+                found.flat = Mount(found.disks[0], tree)
         return DiskSetInfo(found.flags, f"{found.flat.folder}/flat")
 
 
@@ -263,7 +152,7 @@ def MountVolume(volume: int, readOnly: bool = True) -> None:
                 raise vix_error("NOT_SUPPORTED", f"volume {found.name}: {reason}")
             tree = FilesTree(found, open_filesystem(found))
             try:
-                owner.mounts[volume] = _Mount(owner.disks[0], tree)
+                owner.mounts[volume] = Mount(owner.disks[0], tree)
             except BaseException:
                 tree.close()
                 raise
@@ -322,7 +211,7 @@ def _check_ready() -> None:
         raise vix_error("DISK_NOINIT", "VixMntapi_Init was not called, or Exit was")
 
 
-def _set(number: int) -> _DiskSet:
+def _set(number: int) -> DiskSet:
     _check_ready()
     found = _sets.get(number)
     if found is None:
@@ -330,7 +219,7 @@ def _set(number: int) -> _DiskSet:
     return found
 
 
-def _volume(number: int) -> tuple[_DiskSet, Volume]:
+def _volume(number: int) -> tuple[DiskSet, Volume]:
     _check_ready()
     for one in list(_sets.values()):
         volume = one.handles.get(number)

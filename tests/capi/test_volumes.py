@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import diskkit
+from diskkit.fuse.kernel import known_to_kernel
 from files.guests import make_ext, plain_names
-from makers.peers import SKIP_PREFIX
+from makers.peers import SKIP_PREFIX, requires
 from volumes.tables import put_mbr
 
 from .test_programs import PROGRAMS, check
@@ -42,13 +43,38 @@ def guest(folder: Path) -> Path:
     return folder / "guest.vmdk"
 
 
-def test_the_files_of_a_volume(native: Native, tmp_path: Path) -> None:
+def run(native: Native, folder: Path, *words: str | Path) -> None:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK) or os.geteuid():
         pytest.skip(f"{SKIP_PREFIX} /dev/fuse, as root")
     program = native.compile(PROGRAMS / "volumes.c", libraries=("vixDiskLib", "vixMntapi"))
     try:
-        check(native.run(program, guest(tmp_path), env={"TMPDIR": str(tmp_path)}))
+        check(native.run(program, *words, env={"TMPDIR": str(folder)}))
     finally:
-        for left in tmp_path.glob("vixmntapi-*"):
+        for left in folder.glob("vixmntapi-*"):
             subprocess.run(["umount", "-l", str(left)], capture_output=True, check=False)
-    assert not list(tmp_path.glob("vixmntapi-*"))
+    assert not list(folder.glob("vixmntapi-*"))
+
+
+def test_the_files_of_a_volume(native: Native, tmp_path: Path) -> None:
+    path = guest(tmp_path)
+    before = path.read_bytes()
+    run(native, tmp_path, path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_is_written(native: Native, tmp_path: Path) -> None:
+    if not os.access("/dev/loop-control", os.R_OK | os.W_OK):
+        pytest.skip(f"{SKIP_PREFIX} /dev/loop-control, as root")
+    if "ext4" not in known_to_kernel():
+        pytest.skip(f"{SKIP_PREFIX} ext4 in this kernel")
+    path, volume = guest(tmp_path), tmp_path / "again.raw"
+    run(native, tmp_path, path, "write")
+    assert diskkit.check(path).ok
+    with diskkit.open_disk(path) as disk:
+        volume.write_bytes(disk.read(2 * MIB, disk.size - 2 * MIB))
+    words = [requires("e2fsck"), "-fn", str(volume)]
+    subprocess.run(words, capture_output=True, timeout=60, check=True)
+    for name, content in (("new.txt", b"written by C\n"), ("hello.txt", b"hello\n")):
+        words = [requires("debugfs"), "-R", f"cat {name}", str(volume)]
+        done = subprocess.run(words, capture_output=True, timeout=60, check=True)
+        assert done.stdout == content

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 START = 8 * MIB
 MAKERS = {
+    "ext2": (64, ["mke2fs", "-q", "-t", "ext2"], ["e2fsck", "-fn"]),
     "ext4": (64, ["mke2fs", "-q", "-t", "ext4"], ["e2fsck", "-fn"]),
     "xfs": (320, ["mkfs.xfs", "-q"], ["xfs_repair", "-n"]),
     "btrfs": (160, ["mkfs.btrfs", "-q"], ["btrfs", "check", "--readonly"]),

@@ -190,8 +190,15 @@ def _serve_to_kernel(disk: Disk, chosen: str, folder: str, writer: Writer, told:
     from diskkit.volumes import find_volumes
 
     volume = find_volumes(disk).volume(chosen)
-    server = KernelServer(disk, volume, folder, writer, threads=_threads(disk), warn=told.warn)
-    with server:
+    with KernelServer(
+        disk,
+        volume,
+        folder,
+        writer,
+        writable=disk.writable,
+        threads=_threads(disk),
+        warn=told.warn,
+    ) as server:
         try:
             server.start()
             told.mounted(server.note.folder)

@@ -30,6 +30,14 @@ _PATIENCE = 15
 _GLANCE = 0.01
 
 
+class NoRoot(UnsupportedFeature):
+    """The kernel mounts for root only."""
+
+
+class NoDriver(UnsupportedFeature):
+    """This kernel has no driver for the filesystem."""
+
+
 class Driver(NamedTuple):
     """How the kernel mounts a filesystem."""
 
@@ -71,8 +79,8 @@ def known_to_kernel() -> set[str]:
 def driver_for(volume: Volume) -> tuple[str, Driver]:
     """Name and options of the driver for a volume. Raises where none of this can work.
 
-    `UnsupportedFeature` says what is missing and what can be done instead, `StorageError` that
-    there are no loop devices.
+    `UnsupportedFeature`, `NoRoot` and `NoDriver` say what is missing and what can be done instead,
+    `NoLoop` that there are no loop devices.
     """
     if volume.problem is not None:
         raise volume.problem
@@ -87,14 +95,14 @@ def driver_for(volume: Volume) -> tuple[str, Driver]:
         advice = "and there is no reader for its files"
     if os.geteuid():
         text = "only root may have the kernel mount it"
-        raise UnsupportedFeature(text, structure=where, advice=advice)
+        raise NoRoot(text, structure=where, advice=advice)
     here = known_to_kernel()
     for name in driver.names:
         if name in here:
             loop.check_usable()
             return name, driver
     text = f"this kernel has no driver for {kind}"
-    raise UnsupportedFeature(text, structure=where, advice=advice)
+    raise NoDriver(text, structure=where, advice=advice)
 
 
 def mount_volume(source: Path, folder: str, volume: Volume, writer: Writer, note: Note) -> Note:
@@ -164,8 +172,11 @@ def unmount_volume(reader: Reader, note: Note, *, lazy: bool) -> None:
     With `lazy`, it is not waited for while somebody is inside. Raises `StorageError` if it is in
     use, if the server could not write all, or if it died with something to write.
     """
-    died = not reader.alive()
-    mounting.unmount(note.folder, lazy=lazy)
+    try:
+        mounting.unmount(note.folder, lazy=lazy)
+    except StorageError as error:
+        if error.errno != errno.EINVAL:  # others have just unmounted it
+            raise
     patience = time.monotonic() + _PATIENCE
     # The kernel gives the loop device back a little later, and the server sees that.
     while reader.alive() or loop.label_of(note.loop) == note.label.encode():
@@ -176,10 +187,10 @@ def unmount_volume(reader: Reader, note: Note, *, lazy: bool) -> None:
             raise StorageError(note.folder, text)
         time.sleep(_GLANCE)
     ended = reader.ended()
-    if ended is None:
-        reader.remove()
     if ended:
         raise StorageError(note.folder, f"what was written may be lost: {ended}")
-    if died and note.writable:
-        text = "is unmounted, but its server had died: what was not flushed before is lost"
-        raise StorageError(note.folder, text)
+    if ended is None:
+        reader.remove()
+        if note.writable:
+            text = "is unmounted, but its server had died: what was not flushed before is lost"
+            raise StorageError(note.folder, text)

@@ -33,10 +33,11 @@ class KernelServer(Closing):
         folder: str,
         writer: Writer,
         *,
+        writable: bool,
         threads: int = THREADS,
         warn: Callable[[str], object] | None = None,
     ) -> None:
-        """Make ready to mount `volume` of `disk` on `folder`, for writing if the disk is.
+        """Make ready to mount `volume`, which lies on `disk`, on `folder`.
 
         Raises what `kernel.driver_for` raises where that cannot work, and `StorageError`.
         """
@@ -44,12 +45,12 @@ class KernelServer(Closing):
         self._volume = volume
         self._writer = writer
         # As mountinfo will have it.
-        self.note = Note(writer.label, disk.path, os.path.realpath(folder), "", disk.writable)
+        self.note = Note(writer.label, disk.path, os.path.realpath(folder), "", writable)
         self._private = writer.private_folder()
         device = -1
         try:
             device = mounting.mount(
-                disk.path, str(self._private), read_only=not disk.writable, allow_other=False
+                disk.path, str(self._private), read_only=not writable, allow_other=False
             )
         finally:
             if device < 0:

@@ -23,6 +23,10 @@ _TRIES = 64
 """Others may take the free device that the kernel named; so often in a row they do not."""
 
 
+class NoLoop(StorageError):
+    """No loop device can be had."""
+
+
 class Loop(NamedTuple):
     """A loop device that is given back when nobody has it open any more."""
 
@@ -32,19 +36,19 @@ class Loop(NamedTuple):
 
 
 def check_usable() -> None:
-    """Raise `StorageError` where loop devices cannot be had."""
+    """Raise `NoLoop` where loop devices cannot be had."""
     try:
         os.close(os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         text = f"no loop devices here: {error.strerror}"
-        raise StorageError(_CONTROL, text, errno=error.errno) from None
+        raise NoLoop(_CONTROL, text, errno=error.errno) from None
 
 
 def attach(file: int, label: bytes, *, read_only: bool) -> Loop:
     """A free loop device over the open `file`, past the page cache where the kernel can do that.
 
     It carries `label`, at most 63 bytes, so that it can be told from any other later. Raises
-    `StorageError` if there is none.
+    `NoLoop` if there is none.
     """
     flags = _AUTOCLEAR | _DIRECT | (_READ_ONLY if read_only else 0)
     info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, label, b"", b"", 0, 0)
@@ -68,10 +72,10 @@ def attach(file: int, label: bytes, *, read_only: bool) -> Loop:
                 return Loop(device, path)
     except OSError as error:
         text = f"no loop device can be had: {error.strerror}"
-        raise StorageError(path, text, errno=error.errno) from None
+        raise NoLoop(path, text, errno=error.errno) from None
     finally:
         os.close(control)
-    raise StorageError(_CONTROL, "no loop device is free")
+    raise NoLoop(_CONTROL, "no loop device is free")
 
 
 def label_of(path: str) -> bytes | None:

@@ -129,6 +129,18 @@ def unmount(folder: str, *, lazy: bool = False) -> None:
     raise StorageError(folder, text.get(number, os.strerror(number)), errno=number)
 
 
+def sync(folder: str) -> None:
+    """Return when what was written to the filesystem there is durable. Raises `StorageError`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.syncfs(file):
+            number = ctypes.get_errno()
+            raise StorageError(folder, os.strerror(number), errno=number)
+    finally:
+        os.close(file)
+
+
 def leave(folder: str) -> None:
     """Unmount; whoever is inside keeps what they have open until they leave."""
     try:

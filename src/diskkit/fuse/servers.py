@@ -69,6 +69,10 @@ class Writer(Closing):
         os.pwrite(self._file, json.dumps(note._asdict()).encode() + b"\n", 0)
         self._path = self._path.rename(FOLDER / (self.label + _SUFFIX))
 
+    def reader(self) -> Reader:
+        """The same note as others see it, who wait for its end."""
+        return Reader(self._path)
+
     def private_folder(self) -> Path:
         """A new folder for root alone, to mount in; the caller removes it."""
         path = FOLDER / self.label

@@ -17,6 +17,8 @@ from diskkit.vixdisklib.params import CreateParams, Geometry, Info
 from diskkit.vixdisklib.steps import percent
 
 if TYPE_CHECKING:
+    from diskkit.interfaces import OpenPolicy
+    from diskkit.vixdisklib.library import Connection
     from diskkit.vixdisklib.steps import ProgressFunc
 
 _SECTOR = c.VIXDISKLIB_SECTOR_SIZE
@@ -81,12 +83,7 @@ def Open(connection: int, path: str, flags: int = 0) -> int:
     with translated():
         of = library.connection(connection)
         check_path(path)
-        packing = flags & c.VIXDISKLIB_FLAG_OPEN_COMPRESSION_MASK
-        if flags & ~_KNOWN_FLAGS or packing & (packing - 1):
-            raise vix_error("INVALID_ARG", f"open flags {flags:#x}: unknown, or do not go together")
-        read_only = of.read_only or bool(flags & c.VIXDISKLIB_FLAG_OPEN_READ_ONLY)
-        single = bool(flags & c.VIXDISKLIB_FLAG_OPEN_SINGLE_LINK)
-        policy = library.policy(writable=not read_only, single_link=single)
+        policy = policy_of(of, flags)
         unbuffered = bool(flags & c.VIXDISKLIB_FLAG_OPEN_UNBUFFERED)
         handle = Handle(path, policy, connection, of.old, unbuffered)
         number = library.add_disk(handle)
@@ -168,6 +165,16 @@ def Rename(srcFileName: str, dstFileName: str) -> None:
         check_new(dstFileName)
         rename_disk(srcFileName, dstFileName, policy=library.policy())
         library.log(f"{srcFileName}: is now {dstFileName}")
+
+
+def policy_of(connection: Connection, flags: int) -> OpenPolicy:
+    """How disks are opened by these flags: for writing, unless they or the connection bar it."""
+    packing = flags & c.VIXDISKLIB_FLAG_OPEN_COMPRESSION_MASK
+    if flags & ~_KNOWN_FLAGS or packing & (packing - 1):
+        raise vix_error("INVALID_ARG", f"open flags {flags:#x}: unknown, or do not go together")
+    read_only = connection.read_only or bool(flags & c.VIXDISKLIB_FLAG_OPEN_READ_ONLY)
+    single = bool(flags & c.VIXDISKLIB_FLAG_OPEN_SINGLE_LINK)
+    return library.policy(writable=not read_only, single_link=single)
 
 
 def check_path(path: str) -> None:

@@ -2,9 +2,10 @@
 """The VixMntapi interface as Python functions: the volumes of disks, as folders.
 
 The names and rules of VDDK's second library, without pointers, in the way of `diskkit.vixdisklib`,
-whose `Init` comes first. Volumes are shown over FUSE by threads of this process, read only; root is
-not needed where fusermount3 is installed. Unlike VDDK's, it takes several disks at once, GPT, LVM
-and any guest, and needs nothing mounted for `GetOsInfo`.
+whose `Init` comes first. Volumes are shown over FUSE by threads of this process: their files for
+reading, without root where fusermount3 is installed; or as a whole to the kernel, whose driver
+mounts them for writing, for root. Unlike VDDK's, it takes several disks at once, GPT, LVM and any
+guest, and needs nothing mounted for `GetOsInfo`.
 """
 
 from __future__ import annotations

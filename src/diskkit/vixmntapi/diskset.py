@@ -1,61 +1,193 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disks that were opened together."""
+"""Disks that were opened together, their volumes, and what of them is mounted."""
 
 from __future__ import annotations
 
+import os
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from diskkit.errors import DiskkitError, StorageError
+from diskkit.errors import DiskkitError, FormatError, StorageError
+from diskkit.files import detect, open_filesystem, why_unreadable
+from diskkit.files.fstab import mount_points, read_fstab
+from diskkit.fuse import kernel, loop
+from diskkit.fuse.filestree import FilesTree
+from diskkit.fuse.tree import DiskTree
+from diskkit.vixdisklib.failures import VixError, vix_error
 from diskkit.vixdisklib.library import library
+from diskkit.vixmntapi.mounts import FuseMount, KernelMount
+from diskkit.vixmntapi.upgradable import UpgradableDisk
+from diskkit.volumes import Volume, find_volumes
 
 if TYPE_CHECKING:
-    from diskkit.disk import Disk
+    from collections.abc import Iterator, Sequence
+
+    from diskkit.files import GuestOS
+    from diskkit.interfaces import OpenPolicy
     from diskkit.vixmntapi.mounts import Mount
-    from diskkit.volumes import Volume
+
+_CODES: dict[type[Exception], str] = {
+    kernel.NoRoot: "MNTAPI_NO_ROOT",
+    kernel.NoDriver: "MNTAPI_NO_DRIVER",
+    loop.NoLoop: "MNTAPI_LOOP_FAILED",
+    FormatError: "NOT_SUPPORTED",
+    StorageError: "MNTAPI_OS_ERROR",
+}
+"""Why the kernel does not mount a volume, the special before the general."""
 
 
 class DiskSet:
     """Disks that were opened together, and what is on them."""
 
-    def __init__(self, disks: list[Disk], flags: int) -> None:
-        from diskkit.volumes import find_volumes
-
-        self.disks = disks
+    def __init__(
+        self, names: Sequence[str], flags: int, policy: OpenPolicy, connection: int
+    ) -> None:
+        """Open them for reading; for writing when `policy` allows it and a volume has to be."""
         self.flags = flags
-        self.table = find_volumes(*disks)
+        self.writable = policy.writable
+        self.disks: list[UpgradableDisk] = []
+        try:
+            for name in names:
+                self.disks.append(UpgradableDisk(name, policy, connection))
+            self.table = find_volumes(*self.disks)
+        except BaseException:
+            for disk in self.disks:
+                disk.close()
+            raise
         for text in self.table.warnings:
             library.warn(text)
-        self._places: dict[int, list[str]] | None = None
         self.handles: dict[int, Volume] = {}
         self.mounts: dict[int, Mount] = {}
-        self.flat: Mount | None = None
+        """By the handle of the volume."""
+        self._flat: Mount | None = None
 
+    def flat(self) -> str:
+        """A file that is the first disk."""
+        if self._flat is None:
+            tree = DiskTree(self.disks[0], [], uid=os.getuid(), gid=os.getgid())
+            self._flat = FuseMount(self.disks[0], tree)
+        return f"{self._flat.folder}/flat"
+
+    @cached_property
+    def system(self) -> GuestOS | None:
+        """The first operating system that the volumes hold."""
+        for volume in self.table.volumes:
+            if why_unreadable(volume):
+                continue
+            try:
+                with open_filesystem(volume) as fs:
+                    found = detect(fs)
+            except DiskkitError as error:
+                library.warn(f"volume {volume.name}: cannot tell what system it holds: {error}")
+                continue
+            if found is not None:
+                return found
+        return None
+
+    @cached_property
     def guest_places(self) -> dict[int, list[str]]:
         """By number of the volume: where a Linux guest mounts it, as its fstab says."""
-        from diskkit.files import open_filesystem, why_unreadable
-        from diskkit.files.fstab import mount_points, read_fstab
+        rows: list[tuple[str, str]] = []
+        for volume in self.table.volumes:
+            if rows or why_unreadable(volume):
+                continue
+            try:
+                with open_filesystem(volume) as fs:
+                    rows = read_fstab(fs)
+            except DiskkitError as error:
+                library.warn(f"volume {volume.name}: cannot tell what it mounts: {error}")
+        return mount_points(rows, self.table.volumes)
 
-        if self._places is None:
-            rows: list[tuple[str, str]] = []
-            for volume in self.table.volumes:
-                if rows or why_unreadable(volume):
-                    continue
-                try:
-                    with open_filesystem(volume) as fs:
-                        rows = read_fstab(fs)
-                except DiskkitError as error:
-                    library.warn(f"volume {volume.name}: cannot tell what it mounts: {error}")
-            self._places = mount_points(rows, self.table.volumes)
-        return self._places
+    # --- mounting -----------------------------------------------------------------------------
+
+    def mount(self, volume: Volume, *, read_only: bool) -> Mount:
+        """The files of a volume in a folder: for reading by a reader, else by the kernel."""
+        if not read_only:
+            return self._mount_writable(volume)
+        reason = why_unreadable(volume)
+        if not reason:
+            tree = FilesTree(volume, open_filesystem(volume))
+            try:
+                return FuseMount(self.disks[0], tree)
+            except BaseException:
+                tree.close()
+                raise
+        if volume.content is None or volume.content.filesystem not in kernel.DRIVERS:
+            raise vix_error("NOT_SUPPORTED", f"volume {volume.name}: {reason}")
+        _check_driver(volume)
+        return _by_kernel(volume, writable=False)
+
+    def _mount_writable(self, volume: Volume) -> Mount:
+        if not self.writable:
+            text = f"volume {volume.name}: its disks were opened for reading only"
+            raise vix_error("MNTAPI_VOLUME_NOT_WRITABLE", text)
+        _check_driver(volume)
+        # What the guest says is read before the kernel changes what it is read from.
+        _ = self.system, self.guest_places
+        for disk in _disks_of(volume):
+            disk.make_writable()
+        return _by_kernel(volume, writable=True)
 
     def close(self) -> None:
-        """Unmount all, close all."""
-        for mount in [*self.mounts.values(), *([self.flat] if self.flat else [])]:
+        """Unmount all, close all. Raises the first failure, when all is done."""
+        failures: list[Exception] = []
+        for mount in [*self.mounts.values(), *([self._flat] if self._flat else [])]:
             try:
-                mount.end(force=False)
-            except StorageError as error:
-                library.warn(f"{error}: taken away all the same")
-                mount.end(force=True)
+                _end(mount)
+            except (DiskkitError, OSError) as error:
+                failures.append(error)
         self.mounts.clear()
         for disk in self.disks:
-            disk.close()
+            try:
+                disk.close()
+            except (DiskkitError, OSError) as error:
+                failures.append(error)
+        for more in failures[1:]:
+            library.warn(str(more))
+        if failures:
+            raise failures[0]
+
+
+def _end(mount: Mount) -> None:
+    """End it, whoever is inside."""
+    try:
+        mount.end(force=False)
+    except StorageError as error:
+        if mount.gone:
+            raise
+        library.warn(f"{error}: taken away all the same")
+        mount.end(force=True)
+
+
+def _check_driver(volume: Volume) -> None:
+    """Raise unless the kernel can mount it, before anything is done for that."""
+    try:
+        kernel.driver_for(volume)
+    except (FormatError, StorageError) as error:
+        raise _refused(volume, error) from error
+
+
+def _by_kernel(volume: Volume, *, writable: bool) -> Mount:
+    try:
+        return KernelMount(next(_disks_of(volume)), volume, writable=writable)
+    except (FormatError, StorageError) as error:
+        raise _refused(volume, error) from error
+
+
+def _refused(volume: Volume, error: FormatError | StorageError) -> VixError:
+    code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
+    # The advice is for the command line.
+    text = error.problem if isinstance(error, FormatError) else str(error)
+    if not why_unreadable(volume):
+        text += "; its files can be mounted for reading only"
+    return vix_error(code, f"volume {volume.name}: {text}")
+
+
+def _disks_of(volume: Volume) -> Iterator[UpgradableDisk]:
+    """What a volume lies on, be it through the partitions of a volume group."""
+    for segment in volume.segments:
+        for stripe in segment.stripes:
+            if isinstance(stripe.source, Volume):
+                yield from _disks_of(stripe.source)
+            elif isinstance(stripe.source, UpgradableDisk):
+                yield stripe.source

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import os
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from diskkit.errors import DiskkitError, StorageError
-from diskkit.open import open_disk
-from diskkit.vixdisklib.failures import translated, vix_error
+from diskkit.errors import StorageError
+from diskkit.vixdisklib.disks import policy_of
+from diskkit.vixdisklib.failures import from_exception, translated, vix_error
 from diskkit.vixdisklib.library import library
 from diskkit.vixmntapi.answers import (
     BASIC_PARTITION,
@@ -26,13 +25,11 @@ from diskkit.vixmntapi.answers import (
     OsInfo,
     VolumeInfo,
 )
-from diskkit.vixmntapi.diskset import DiskSet
-from diskkit.vixmntapi.mounts import Mount
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from diskkit.disk import Disk
+    from diskkit.vixmntapi.diskset import DiskSet
     from diskkit.volumes import Volume
 
 _sets: dict[int, DiskSet] = {}
@@ -59,27 +56,26 @@ def Exit() -> None:
         _sets.clear()
         _ready = False
     for one in sets:
-        one.close()
+        try:
+            one.close()
+        except Exception as error:
+            library.warn(f"closing a disk set failed: {from_exception(error)}")
 
 
 def OpenDisks(connection: int, diskNames: Sequence[str], openFlags: int = 0) -> int:
-    """Open disks that belong together, most often one, and find their volumes. Its handle."""
+    """Open disks that belong together, most often one, and find their volumes. Its handle.
+
+    Flags are those of `vixdisklib.Open`. A disk is opened for writing by the first `MountVolume`
+    that has to write to it, and until then for reading, whatever the flags are.
+    """
+    from diskkit.vixmntapi.diskset import DiskSet
+
     with translated():
         _check_ready()
-        library.connection(connection)
+        policy = policy_of(library.connection(connection), openFlags)
         if not diskNames or not all(diskNames):
             raise vix_error("INVALID_ARG", "no disk is named")
-        policy = library.policy()
-        disks: list[Disk] = []
-        try:
-            for name in diskNames:
-                disk = open_disk(name, format="vmdk", policy=policy)
-                disks.append(disk)
-            made = DiskSet(disks, openFlags)
-        except BaseException:
-            for disk in disks:
-                disk.close()
-            raise
+        made = DiskSet(diskNames, openFlags, policy, connection)
         with _lock:
             number = library.new_number()
             _sets[number] = made
@@ -92,16 +88,11 @@ def GetDiskSetInfo(diskSet: int) -> DiskSetInfo:
     with translated():
         found = _set(diskSet)
         with _lock:
-            if found.flat is None:
-                from diskkit.fuse.tree import DiskTree
-
-                tree = DiskTree(found.disks[0], [], uid=os.getuid(), gid=os.getgid())
-                found.flat = Mount(found.disks[0], tree)
-        return DiskSetInfo(found.flags, f"{found.flat.folder}/flat")
+            return DiskSetInfo(found.flags, found.flat())
 
 
 def CloseDiskSet(diskSet: int) -> None:
-    """Unmount its volumes and close its disks."""
+    """Unmount its volumes and close its disks. What is raised is told when all is done."""
     with translated():
         _set(diskSet)
         with _lock:
@@ -131,36 +122,30 @@ def GetVolumeInfo(volume: int) -> VolumeInfo:
             kind = LVM_VOLUME
         elif found.content is not None and found.content.filesystem == "ldm":
             kind = DYNAMIC_VOLUME
-        places = tuple(owner.guest_places().get(found.number, ()))
+        places = tuple(owner.guest_places.get(found.number, ()))
         return VolumeInfo(kind, mount is not None, mount.folder if mount else "", places)
 
 
 def MountVolume(volume: int, readOnly: bool = True) -> None:
-    """Show the files of a volume in a folder; `GetVolumeInfo` says which. Only for reading."""
-    from diskkit.files import open_filesystem, why_unreadable
-    from diskkit.fuse.filestree import FilesTree
+    """Show the files of a volume in a folder; `GetVolumeInfo` says which.
 
+    For writing the kernel's own driver mounts it, if this is root; for reading it does so where
+    there is no other reader. A journal is replayed for writing only.
+    """
     with translated():
         owner, found = _volume(volume)
-        if not readOnly:
-            raise vix_error("MNTAPI_VOLUME_NOT_WRITABLE", f"{found.name}: can be read only")
         with _lock:
             if volume in owner.mounts:
                 raise vix_error("MNTAPI_VOLUME_ALREADY_MOUNTED", f"{found.name}: is mounted")
-            reason = why_unreadable(found)
-            if reason:
-                raise vix_error("NOT_SUPPORTED", f"volume {found.name}: {reason}")
-            tree = FilesTree(found, open_filesystem(found))
-            try:
-                owner.mounts[volume] = Mount(owner.disks[0], tree)
-            except BaseException:
-                tree.close()
-                raise
-        library.log(f"volume {found.name}: mounted on {owner.mounts[volume].folder}")
+            mount = owner.mounts[volume] = owner.mount(found, read_only=readOnly)
+        library.log(f"volume {found.name}: mounted on {mount.folder}")
 
 
 def DismountVolume(volume: int, force: bool = False) -> None:
-    """Take its folder away; with `force`, although somebody is in it."""
+    """Take its folder away; with `force`, although somebody is in it.
+
+    What was written is durable then; a failure is told, whether the folder is gone or not.
+    """
     with translated():
         owner, found = _volume(volume)
         with _lock:
@@ -170,8 +155,12 @@ def DismountVolume(volume: int, force: bool = False) -> None:
             try:
                 mount.end(force=force)
             except StorageError as error:
+                if mount.gone:
+                    raise
                 raise vix_error("MNTAPI_UMOUNT", str(error)) from error
-            del owner.mounts[volume]
+            finally:
+                if mount.gone:
+                    del owner.mounts[volume]
 
 
 def GetOsInfo(diskSet: int) -> OsInfo:
@@ -179,30 +168,19 @@ def GetOsInfo(diskSet: int) -> OsInfo:
 
     Nothing needs to be mounted. Of several systems the first counts, in the order of the volumes.
     """
-    from diskkit.files import open_filesystem, why_unreadable
-    from diskkit.files.guest import detect
-
     with translated():
-        for volume in _set(diskSet).table.volumes:
-            if why_unreadable(volume):
-                continue
-            try:
-                with open_filesystem(volume) as fs:
-                    found = detect(fs)
-            except DiskkitError as error:
-                library.warn(f"volume {volume.name}: cannot tell what system it holds: {error}")
-                continue
-            if found is not None:
-                return OsInfo(
-                    WINDOWS if found.family == "windows" else OTHER,
-                    found.major or 0,
-                    found.minor or 0,
-                    bool(found.is_64_bit),
-                    found.vendor,
-                    found.edition or found.name,
-                    found.folder,
-                )
-        return OsInfo(NO_OS, 0, 0, False, "", "", "")
+        found = _set(diskSet).system
+        if found is None:
+            return OsInfo(NO_OS, 0, 0, False, "", "", "")
+        return OsInfo(
+            WINDOWS if found.family == "windows" else OTHER,
+            found.major or 0,
+            found.minor or 0,
+            bool(found.is_64_bit),
+            found.vendor,
+            found.edition or found.name,
+            found.folder,
+        )
 
 
 def _check_ready() -> None:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Files of a volume through VixMntapi: volumes DISK. The last volume of the disk holds the file
- * hello.txt with the text "hello", and a Debian.
+ * Files of a volume through VixMntapi: volumes DISK [write]. The last volume of the disk holds the
+ * file hello.txt with the text "hello", and a Debian. Asked to write, a file new.txt is added.
  */
 
 #include "check.h"
@@ -64,6 +64,43 @@ static void mount_and_look(VixVolumeHandle volume)
    fclose(inside);
 }
 
+/* Write a file through the kernel's driver. */
+static void write_a_file(VixDiskLibConnection here, const char **names)
+{
+   VixDiskSetHandle set = NULL;
+   VixVolumeHandle *volumes = NULL;
+   VixVolumeInfo *info = NULL;
+   size_t count = 0;
+   char path[4200];
+   OK(VixMntapi_OpenDisks(here, names, 1, 0, &set));
+   OK(VixMntapi_GetVolumeHandles(set, &count, &volumes));
+   SO(count == 2);
+   IS(VIX_E_NOT_SUPPORTED, VixMntapi_MountVolume(volumes[0], FALSE));
+   OK(VixMntapi_MountVolume(volumes[1], FALSE));
+   IS(VIX_E_MNTAPI_VOLUME_ALREADY_MOUNTED, VixMntapi_MountVolume(volumes[1], FALSE));
+   OK(VixMntapi_GetVolumeInfo(volumes[1], &info));
+   SO(info->isMounted);
+   snprintf(path, sizeof path, "%s/new.txt", info->symbolicLink);
+   FILE *inside = fopen(path, "w");
+   SO(inside != NULL);
+   fputs("written by C\n", inside);
+   IS(VIX_E_MNTAPI_UMOUNT, VixMntapi_DismountVolume(volumes[1], FALSE));
+   fclose(inside);
+   SO(strcmp(begin_of(info->symbolicLink, "new.txt"), "written by C\n") == 0);
+   SO(strcmp(begin_of(info->symbolicLink, "hello.txt"), "hello\n") == 0);
+   OK(VixMntapi_DismountVolume(volumes[1], FALSE));
+   SO(access(info->symbolicLink, F_OK) != 0);
+   VixMntapi_FreeVolumeInfo(info);
+
+   /* For reading it is the same file; what is left open is closed with the rest. */
+   OK(VixMntapi_MountVolume(volumes[1], TRUE));
+   OK(VixMntapi_GetVolumeInfo(volumes[1], &info));
+   SO(strcmp(begin_of(info->symbolicLink, "new.txt"), "written by C\n") == 0);
+   VixMntapi_FreeVolumeInfo(info);
+   VixMntapi_FreeVolumeHandles(volumes);
+   OK(VixMntapi_CloseDiskSet(set));
+}
+
 int main(int argc, char **argv)
 {
    VixDiskLibConnection here = NULL;
@@ -95,6 +132,9 @@ int main(int argc, char **argv)
    OK(VixMntapi_CloseDiskSet(set));
    SO(access(disks->mountPath, F_OK) != 0);
    VixMntapi_FreeDiskSetInfo(disks);
+   if (argc > 2) {
+      write_a_file(here, names);
+   }
    OK(VixMntapi_OpenDisks(here, names, 1, 0, &set));
    OK(VixMntapi_GetDiskSetInfo(set, &disks));
    VixMntapi_Exit();

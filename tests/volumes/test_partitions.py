@@ -50,6 +50,21 @@ def test_mbr_lists_primary_and_logical_partitions() -> None:
     ]
 
 
+def test_mbr_partitions_have_the_ids_that_linux_gives_them(tmp_path: Path) -> None:
+    disk = mbr_disk()
+    assert {v.part_uuid for v in find_volumes(Memory(disk)).volumes} == {None}
+    disk[440:444] = bytes.fromhex("78563412")
+    found = [(v.number, v.part_uuid) for v in find_volumes(Memory(disk)).volumes]
+    assert found[1] == (2, "12345678-02")
+    path = tmp_path / "disk.raw"
+    path.write_bytes(disk)
+    words = [requires("partx"), "--show", "--noheadings", "--output", "NR,UUID", str(path)]
+    told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
+    # It lists the extended partition, too.
+    theirs = {int(number): uuid for number, uuid in map(str.split, told.splitlines())}
+    assert found == [(number, theirs[number]) for number, _ in found]
+
+
 @pytest.mark.parametrize("sector", [512, 4096])
 def test_gpt_is_read_at_both_sector_sizes(sector: int) -> None:
     disk = bytearray(16 * MIB)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The master boot record and its chain of extended boot records.
 
-Rule: four entries of 16 bytes at byte 446, 55 AA at byte 510. An extended partition (05, 0F, 85)
-begins with another such sector: its first entry is a logical partition, counted from that sector;
-its second leads to the next one, counted from the start of the extended partition. Logical
-partitions are numbered from 5, as Linux does.
+Rule: the disk's id at byte 440, four entries of 16 bytes at byte 446, 55 AA at byte 510. An
+extended partition (05, 0F, 85) begins with another such sector: its first entry is a logical
+partition, counted from that sector; its second leads to the next one, counted from the start of the
+extended partition. Logical partitions are numbered from 5, as Linux does.
 """
 
 from __future__ import annotations
@@ -62,6 +62,11 @@ class Entry(NamedTuple):
 def has_signature(sector: bytes) -> bool:
     """Whether a sector ends as a boot record does."""
     return len(sector) >= 512 and sector[510:512] == b"\x55\xaa"
+
+
+def disk_id(sector: bytes) -> int:
+    """What tells a disk from others: systems wrote a random number at byte 440, or 0."""
+    return int.from_bytes(sector[440:444], "little")
 
 
 def entries(sector: bytes, sector_size: int = 512) -> list[Entry]:

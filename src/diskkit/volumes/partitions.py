@@ -36,7 +36,7 @@ def find_partitions(disk: Readable, warn: Callable[[str], None]) -> Partitions:
     used = mbr.entries(first)
     if any(entry.kind == mbr.PROTECTIVE for entry in used):
         return _gpt(disk, warn)
-    return _mbr(disk, used, warn)
+    return _mbr(disk, used, mbr.disk_id(first), warn)
 
 
 def _whole(disk: Readable) -> Partitions:
@@ -44,7 +44,9 @@ def _whole(disk: Readable) -> Partitions:
     return Partitions("none", [volume] if disk.size else [], 512)
 
 
-def _mbr(disk: Readable, used: list[mbr.Entry], warn: Callable[[str], None]) -> Partitions:
+def _mbr(
+    disk: Readable, used: list[mbr.Entry], disk_id: int, warn: Callable[[str], None]
+) -> Partitions:
     def read_sector(place: int) -> bytes:
         if place + 512 > disk.size:
             raise FormatError(
@@ -71,6 +73,8 @@ def _mbr(disk: Readable, used: list[mbr.Entry], warn: Callable[[str], None]) -> 
             type=f"0x{entry.kind:02x}",
         )
         volume.type_name = mbr.TYPE_NAMES.get(entry.kind, "")
+        # As Linux makes one up, where the table has none of its own (PARTUUID in fstab).
+        volume.part_uuid = f"{disk_id:08x}-{entry.number:02x}" if disk_id else None
         volumes.append(volume)
     _warn_of_overlaps(volumes, warn)
     return Partitions("mbr", volumes, 512)

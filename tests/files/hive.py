@@ -6,8 +6,10 @@ from __future__ import annotations
 import struct
 from typing import TypeAlias
 
-Tree: TypeAlias = "dict[str, Tree | str | int]"
+Tree: TypeAlias = "dict[str, Tree | str | int | bytes]"
 NONE = 0xFFFFFFFF
+BIG = 16344
+"""Bytes of data that a cell holds at most."""
 
 
 class _Cells:
@@ -20,10 +22,24 @@ class _Cells:
         self.raw += struct.pack("<i", -size) + content.ljust(size - 4, b"\0")
         return place
 
-    def value(self, name: str, value: str | int) -> int:
+    def data(self, content: bytes) -> int:
+        """A value's data: in one cell, or in many that a list names."""
+        if len(content) <= BIG:
+            return self.add(content)
+        parts = [self.add(content[at : at + BIG]) for at in range(0, len(content), BIG)]
+        listed = self.add(struct.pack(f"<{len(parts)}I", *parts))
+        return self.add(struct.pack("<2sHI", b"db", len(parts), listed))
+
+    def value(self, name: str, value: str | int | bytes) -> int:
         if isinstance(value, int):
             data, kind = value.to_bytes(4, "little"), 4
             size, place = 4 | 1 << 31, int.from_bytes(data, "little")
+        elif isinstance(value, bytes):
+            kind, size = 3, len(value)
+            if size > 4:
+                place = self.data(value)
+            else:  # it stands in the value itself
+                size, place = size | 1 << 31, int.from_bytes(value, "little")
         else:
             data, kind = value.encode("utf-16-le") + b"\0\0", 1
             size, place = len(data), self.add(data)
@@ -62,7 +78,7 @@ class _Cells:
 
 
 def hive(tree: Tree) -> bytes:
-    """A hive with these keys (dicts) and values (texts and 32-bit numbers)."""
+    """A hive with these keys (dicts) and values (texts, 32-bit numbers, binary)."""
     cells = _Cells()
     root = cells.key("ROOT", tree, NONE, 0x2C)
     size = -(-len(cells.raw) // 4096) * 4096

@@ -12,6 +12,8 @@ import pytest
 import diskkit
 from diskkit.cli import main
 from diskkit.files import GuestOS, detect, open_filesystem
+from diskkit.files.guest import hive_values
+from diskkit.files.registry import MAX_VALUE
 from diskkit.volumes import find_volumes
 from files.guests import make_ext, make_ntfs
 from files.hive import Tree, hive
@@ -152,6 +154,27 @@ def test_old_windows_has_its_version_as_text(tmp_path: Path) -> None:
     assert (found.version, found.major, found.minor) == ("6.1.7601", 6, 1)
     assert found.architecture == ""
     assert found.is_64_bit is None
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_values_of_all_kinds(tmp_path: Path, trusted: bool) -> None:
+    values: Tree = {
+        "text": "é\n",
+        "number": 7,
+        "binary": bytes(range(256)),
+        "short": b"\xff\0\1\2",
+        "none": b"",
+        "long": bytes(MAX_VALUE),
+        "too long": bytes(MAX_VALUE + 5000),
+    }
+    path = windows(tmp_path, {"K": values}, {})
+    wanted = [("K", name) for name in (*values, "missing")] + [("L", "text")]
+    with diskkit.open_disk(path) as disk:
+        (volume,) = find_volumes(disk).volumes
+        with open_filesystem(volume, trusted=trusted) as fs:
+            found = hive_values(fs, b"SOFTWARE", wanted)
+            assert hive_values(fs, b"SAM", wanted) is None
+    assert found == [*[v for k, v in values.items() if k != "too long"], None, None, None]
 
 
 def test_damaged_hive_is_an_error(tmp_path: Path) -> None:

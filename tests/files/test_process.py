@@ -123,6 +123,30 @@ def test_extents_outside_of_the_volume_are_refused(
         fs.extents(2)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[]",
+        "[1, 2]",
+        "[true]",
+        "[1.5]",
+        '["x", "y"]',
+        "[[]]",
+        "[[1]]",
+        '[["\u0100"]]',
+        "{}",
+        "[{}]",
+    ],
+)
+def test_values_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    stand_in(monkeypatch, f"good(); wire.send(peer, b'A', {answer.encode()!r})")
+    with ProcessFileSystem("ntfs", Memory(bytes(4096))) as fs:
+        with pytest.raises(FormatError, match="made no sense"):
+            fs.registry(2, [("Select", "Current")])
+        with pytest.raises(FormatError):
+            fs.stat(2)
+
+
 @pytest.mark.parametrize("name", [b"", b"..", b".", b"a/b", b"/etc/passwd", b"a\0b"])
 def test_names_that_no_file_can_have_are_marked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: bytes

@@ -6,7 +6,7 @@ from __future__ import annotations
 import stat
 from abc import abstractmethod
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from diskkit.errors import DiskkitError, FormatError
 from diskkit.interfaces import Closing
@@ -18,6 +18,9 @@ NO_TIME = -(1 << 63)
 """In place of a time that the filesystem does not have."""
 SHORT = 4096
 """Bytes of content that are told together with all else of a file."""
+
+RegistryValue: TypeAlias = str | int | bytes | None
+"""Text, number, binary; None for what is not there, or is of another kind, or too long."""
 
 
 class Node(NamedTuple):
@@ -132,8 +135,8 @@ class FileSystem(Closing):
     def streams(self, id: int) -> list[tuple[str, int]]:
         """Alternate data streams: name and size."""
 
-    def registry(self, id: int, wanted: Sequence[tuple[str, str]]) -> list[str | int | None]:
-        """Values of a Windows registry hive, by (key path, value name); None for what is not there.
+    def registry(self, id: int, wanted: Sequence[tuple[str, str]]) -> list[RegistryValue]:
+        """Values of a Windows registry hive, by (key path, value name).
 
         Raises `FormatError` if the file is no hive.
         """

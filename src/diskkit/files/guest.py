@@ -15,7 +15,7 @@ from diskkit.errors import FormatError, printable
 from diskkit.files.walk import NotThere, resolve
 
 if TYPE_CHECKING:
-    from diskkit.files.filesystem import FileSystem
+    from diskkit.files.filesystem import FileSystem, RegistryValue
 
 MAX_TEXT = 65536
 FIRST_WINDOWS_11 = 22000
@@ -145,10 +145,10 @@ def _numbers(version: str) -> tuple[int | None, int | None]:
 def _windows(fs: FileSystem) -> GuestOS | None:
     names = ("ProductName", "CurrentBuild", "EditionID", "CurrentVersion", "DisplayVersion")
     numbers = ("CurrentMajorVersionNumber", "CurrentMinorVersionNumber")
-    found = _hive(fs, b"SOFTWARE", [(_VERSION_KEY, name) for name in (*names, *numbers)])
+    found = hive_values(fs, b"SOFTWARE", [(_VERSION_KEY, name) for name in (*names, *numbers)])
     if found is None:
         return None
-    product, build, edition, old, display = (str(v) if v is not None else "" for v in found[:5])
+    product, build, edition, old, display = map(_word, found[:5])
     major, minor = found[5:]
     if not isinstance(major, int) or not isinstance(minor, int):
         # Before Windows 10 there was a text only: "6.3".
@@ -181,10 +181,10 @@ def _system(fs: FileSystem) -> tuple[str, str]:
 
 
 def _system_of(fs: FileSystem) -> tuple[str, str]:
-    current = _hive(fs, b"SYSTEM", [("Select", "Current")])
+    current = hive_values(fs, b"SYSTEM", [("Select", "Current")])
     number = current[0] if current and isinstance(current[0], int) else 1
     control = f"ControlSet{number:03d}\\Control\\"
-    values = _hive(
+    values = hive_values(
         fs,
         b"SYSTEM",
         [
@@ -192,18 +192,23 @@ def _system_of(fs: FileSystem) -> tuple[str, str]:
             (control + "ComputerName\\ComputerName", "ComputerName"),
         ],
     )
-    named, hostname = values or (None, None)
+    named, hostname = map(_word, values or ("", ""))
     known = {"AMD64": "x86_64", "ARM64": "aarch64", "x86": "x86"}
-    architecture = known.get(str(named), "")
+    architecture = known.get(named, "")
     if not architecture and _there(fs, b"/Program Files (x86)"):
         architecture = "x86_64"
-    return architecture, str(hostname or "")
+    return architecture, hostname
 
 
-def _hive(
+def _word(value: RegistryValue) -> str:
+    """What is a text, or a number as one; else nothing."""
+    return str(value) if isinstance(value, str | int) else ""
+
+
+def hive_values(
     fs: FileSystem, name: bytes, wanted: list[tuple[str, str]]
-) -> list[str | int | None] | None:
-    """Values of a hive; None if there is none."""
+) -> list[RegistryValue] | None:
+    """Values of a hive of the system; None if there is none."""
     try:
         found = resolve(fs, _CONFIG + name)
     except NotThere:

@@ -28,6 +28,7 @@ from diskkit.interfaces import Closing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from diskkit.files.filesystem import RegistryValue
     from diskkit.interfaces import Readable
 
 PATIENCE = 60.0
@@ -268,13 +269,12 @@ class ProcessFileSystem(FileSystem):
                 return [(n, s) for n, s in rows if isinstance(n, str) and isinstance(s, int)]
         raise self._fault("made no sense")
 
-    def registry(self, id: int, wanted: Sequence[tuple[str, str]]) -> list[str | int | None]:
-        match self._json("registry", id, list(wanted)):
-            case list(values) if len(values) == len(wanted) and all(
-                value is None or isinstance(value, str | int) for value in values
-            ):
-                return values
-        raise self._fault("made no sense")
+    def registry(self, id: int, wanted: Sequence[tuple[str, str]]) -> list[RegistryValue]:
+        answer = self._json("registry", id, list(wanted))
+        try:
+            return wire.unpack_values(answer, len(wanted))
+        except FormatError:
+            raise self._fault("made no sense") from None
 
     def extents(self, id: int, stream: str = "") -> list[Extent] | None:
         kind, raw = self._call("extents", id, stream)

@@ -10,10 +10,10 @@ from diskkit.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from diskkit.files.filesystem import FileSystem
+    from diskkit.files.filesystem import FileSystem, RegistryValue
 
 MAX_VALUE = 65536
-_STRINGS, _NUMBERS = (1, 2), (4, 5, 11)
+_STRINGS, _BINARY, _NUMBERS = (1, 2), 3, (4, 5, 11)
 
 
 class _HiveFile:
@@ -39,10 +39,8 @@ class _HiveFile:
         return self._size
 
 
-def read_values(
-    fs: FileSystem, id: int, wanted: Sequence[tuple[str, str]]
-) -> list[str | int | None]:
-    """Values by (key path, value name): text or number, None for what is not there or neither.
+def read_values(fs: FileSystem, id: int, wanted: Sequence[tuple[str, str]]) -> list[RegistryValue]:
+    """Values by (key path, value name).
 
     Raises `FormatError` if the file is no hive.
     """
@@ -60,7 +58,7 @@ def read_values(
         raise FormatError(text, structure="registry hive") from None
 
 
-def _value(hive: Any, path: str, name: str) -> str | int | None:  # noqa: ANN401
+def _value(hive: Any, path: str, name: str) -> RegistryValue:  # noqa: ANN401
     key = hive.get_key_by_path("\\" + path)
     value = None if key is None else key.get_value_by_name(name)
     if value is None or value.get_data_size() > MAX_VALUE:
@@ -72,4 +70,7 @@ def _value(hive: Any, path: str, name: str) -> str | int | None:  # noqa: ANN401
     if kind in _NUMBERS:
         number: int = value.get_data_as_integer()
         return number
+    if kind == _BINARY:
+        content: bytes = value.get_data() or b""
+        return content
     return None

@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from diskkit.errors import DiskkitError, FormatError, StorageError, UnsupportedFeature
-from diskkit.files.filesystem import Details, Extent, Node
+from diskkit.files.filesystem import Details, Extent, Node, RegistryValue
 
 if TYPE_CHECKING:
     import socket
@@ -81,6 +81,32 @@ def unpack_json(raw: bytes | bytearray) -> Any:  # noqa: ANN401 - whatever it sa
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not JSON: {error}", structure="filesystem reader") from None
+
+
+def pack_values(values: Iterable[RegistryValue]) -> list[Any]:
+    """Registry values for JSON: a binary one is a list of one text."""
+    return [[v.decode("latin-1")] if isinstance(v, bytes) else v for v in values]
+
+
+def unpack_values(answer: object, count: int) -> list[RegistryValue]:
+    """What `pack_values` made of so many; or a `FormatError`."""
+    if not isinstance(answer, list) or len(answer) != count:
+        raise FormatError(f"not {count} values", structure="filesystem reader")
+    return [_unpack_value(value) for value in answer]
+
+
+def _unpack_value(value: object) -> RegistryValue:
+    match value:
+        case [str(letters)]:
+            try:
+                return letters.encode("latin-1")
+            except UnicodeEncodeError:
+                pass
+        case str() | None:
+            return value
+        case int() if not isinstance(value, bool):
+            return value
+    raise FormatError("a value of no kind", structure="filesystem reader")
 
 
 def pack_nodes(rows: Iterable[tuple[bytes, Node]]) -> bytes:

@@ -189,7 +189,8 @@ class Server:
 
     def do_registry(self, id: int, wanted: list[list[str]]) -> list[Any]:
         """Values of a hive."""
-        return list(self._reader.registry(id, [(path, name) for path, name in wanted]))
+        found = self._reader.registry(id, [(path, name) for path, name in wanted])
+        return wire.pack_values(found)
 
     def do_counts(self) -> list[int]:
         """What the cache did."""

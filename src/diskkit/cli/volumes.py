@@ -11,12 +11,12 @@ import typer
 from diskkit.cli.failures import DONE, warn
 from diskkit.cli.options import Common, Json, with_common
 from diskkit.cli.part import KeyFile, read_key
-from diskkit.errors import DiskkitError, printable_line
+from diskkit.errors import printable_line
 from diskkit.units import format_size
 
 if TYPE_CHECKING:
-    from diskkit.files import GuestOS
-    from diskkit.volumes import Volume, VolumeTable
+    from diskkit.files.survey import Survey
+    from diskkit.volumes import VolumeTable
 
 
 @with_common
@@ -27,7 +27,8 @@ def volumes(
     ],
     common: Common,
     systems: Annotated[
-        bool, typer.Option("--os", help="Also tell which operating systems are there.")
+        bool,
+        typer.Option("--os", help="Also tell which systems are there, and where they mount what."),
     ] = False,
     key_file: KeyFile = None,
     as_json: Json = False,
@@ -41,39 +42,43 @@ def volumes(
         table = find_volumes(
             *[stack.enter_context(common.open(disk)) for disk in disks], key=read_key(key_file)
         )
-        found = {v.number: _system(v, table) for v in table.volumes} if systems else {}
+        found = _survey(table) if systems else None
         if as_json:
             document = table.as_dict()
-            for row in document["volumes"] if systems else ():
-                system = found[row["number"]]
-                row["os"] = system.as_dict() if system else None
+            if found is not None:
+                for row in document["volumes"]:
+                    system = found.systems.get(row["number"])
+                    row["os"] = system.as_dict() if system else None
+                    row["mount_points"] = found.places.get(row["number"], [])
             document["warnings"] = table.warnings
             print(json.dumps(document, indent=2))
         else:
             _print(table)
-            for volume in table.volumes:
-                system = found.get(volume.number)
-                if system is not None:
-                    words = (system.name, system.architecture, system.hostname)
-                    print(f"{printable_line(volume.name)}: {', '.join(filter(None, words))}")
+            if found is not None:
+                _print_survey(table, found)
     if not common.quiet:
         for text in table.warnings:
             warn(text)
     return DONE
 
 
-def _system(volume: Volume, table: VolumeTable) -> GuestOS | None:
-    """The system on a volume; what keeps it from being told is a warning."""
-    from diskkit.files import detect, open_filesystem, why_unreadable
+def _survey(table: VolumeTable) -> Survey:
+    """What the files say; what keeps something from being told is a warning."""
+    from diskkit.files.survey import survey
 
-    if why_unreadable(volume):
-        return None
-    try:
-        with open_filesystem(volume) as fs:
-            return detect(fs)
-    except DiskkitError as error:
-        table.warnings.append(f"volume {volume.name}: {error}")
-        return None
+    return survey(table.volumes, table.warnings.append)
+
+
+def _print_survey(table: VolumeTable, found: Survey) -> None:
+    for volume in table.volumes:
+        name = printable_line(volume.name)
+        system = found.systems.get(volume.number)
+        if system is not None:
+            words = (system.name, system.architecture, system.hostname)
+            print(f"{name}: {', '.join(filter(None, words))}")
+        places = found.places.get(volume.number)
+        if places:
+            print(printable_line(f"{name}: mounted by the guest on {', '.join(places)}"))
 
 
 def _print(table: VolumeTable) -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from diskkit.files.walk import NotThere, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from diskkit.files.filesystem import FileSystem
     from diskkit.volumes import Volume
 
 MAX_TEXT = 1 << 20
+MAX_ROWS = 500
+"""Lines believed; each is compared with every volume."""
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _PARTITION = re.compile(r"/dev/(?:[hsv]d[a-z]|xvd[a-z]|(?:nvme\d+n|mmcblk)\d+p)(\d+)")
 
@@ -33,27 +33,14 @@ def read_fstab(fs: FileSystem) -> list[tuple[str, str]]:
         fields = line.split()
         if len(fields) >= 2 and not fields[0].startswith("#") and fields[1].startswith("/"):
             rows.append((_plain(fields[0]), _plain(fields[1])))
-    return rows
+    return rows[:MAX_ROWS]
 
 
-def mount_points(
-    rows: Iterable[tuple[str, str]], volumes: Iterable[Volume]
-) -> dict[int, list[str]]:
-    """By the number of a volume: where the guest mounts it.
+def means(what: str, volume: Volume) -> bool:
+    """Whether fstab names a volume so.
 
     Names of devices are taken for the first disk's: what a guest calls which disk is not known.
     """
-    known = list(volumes)
-    found: dict[int, list[str]] = {}
-    for what, where in rows:
-        for volume in known:
-            if _means(what, volume):
-                found.setdefault(volume.number, []).append(where)
-                break
-    return found
-
-
-def _means(what: str, volume: Volume) -> bool:
     content = volume.content
     tag, equals, value = what.partition("=")
     if equals:

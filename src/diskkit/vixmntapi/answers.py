@@ -26,7 +26,7 @@ class VolumeInfo(NamedTuple):
     symbolicLink: str
     """The folder it is mounted on; "" if it is not."""
     inGuestMountPoints: tuple[str, ...]
-    """Of a Linux guest."""
+    """Folders of a Linux guest, letters of a Windows guest ("C:")."""
 
 
 class OsInfo(NamedTuple):

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from diskkit.errors import DiskkitError, FormatError, StorageError
-from diskkit.files import detect, open_filesystem, why_unreadable
-from diskkit.files.fstab import mount_points, read_fstab
+from diskkit.files import open_filesystem, why_unreadable
+from diskkit.files.survey import Survey, survey
 from diskkit.fuse import kernel, loop
 from diskkit.fuse.filestree import FilesTree
 from diskkit.fuse.tree import DiskTree
@@ -22,7 +22,6 @@ from diskkit.volumes import Volume, find_volumes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from diskkit.files import GuestOS
     from diskkit.interfaces import OpenPolicy
     from diskkit.vixmntapi.mounts import Mount
 
@@ -69,34 +68,9 @@ class DiskSet:
         return f"{self._flat.folder}/flat"
 
     @cached_property
-    def system(self) -> GuestOS | None:
-        """The first operating system that the volumes hold."""
-        for volume in self.table.volumes:
-            if why_unreadable(volume):
-                continue
-            try:
-                with open_filesystem(volume) as fs:
-                    found = detect(fs)
-            except DiskkitError as error:
-                library.warn(f"volume {volume.name}: cannot tell what system it holds: {error}")
-                continue
-            if found is not None:
-                return found
-        return None
-
-    @cached_property
-    def guest_places(self) -> dict[int, list[str]]:
-        """By number of the volume: where a Linux guest mounts it, as its fstab says."""
-        rows: list[tuple[str, str]] = []
-        for volume in self.table.volumes:
-            if rows or why_unreadable(volume):
-                continue
-            try:
-                with open_filesystem(volume) as fs:
-                    rows = read_fstab(fs)
-            except DiskkitError as error:
-                library.warn(f"volume {volume.name}: cannot tell what it mounts: {error}")
-        return mount_points(rows, self.table.volumes)
+    def survey(self) -> Survey:
+        """What the guest's files tell."""
+        return survey(self.table.volumes, library.warn)
 
     # --- mounting -----------------------------------------------------------------------------
 
@@ -123,7 +97,7 @@ class DiskSet:
             raise vix_error("MNTAPI_VOLUME_NOT_WRITABLE", text)
         _check_driver(volume)
         # What the guest says is read before the kernel changes what it is read from.
-        _ = self.system, self.guest_places
+        _ = self.survey
         for disk in _disks_of(volume):
             disk.make_writable()
         return _by_kernel(volume, writable=True)

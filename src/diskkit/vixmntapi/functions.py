@@ -122,7 +122,7 @@ def GetVolumeInfo(volume: int) -> VolumeInfo:
             kind = LVM_VOLUME
         elif found.content is not None and found.content.filesystem == "ldm":
             kind = DYNAMIC_VOLUME
-        places = tuple(owner.guest_places.get(found.number, ()))
+        places = tuple(owner.survey.places.get(found.number, ()))
         return VolumeInfo(kind, mount is not None, mount.folder if mount else "", places)
 
 
@@ -169,7 +169,7 @@ def GetOsInfo(diskSet: int) -> OsInfo:
     Nothing needs to be mounted. Of several systems the first counts, in the order of the volumes.
     """
     with translated():
-        found = _set(diskSet).system
+        found = next(iter(_set(diskSet).survey.systems.values()), None)
         if found is None:
             return OsInfo(NO_OS, 0, 0, False, "", "", "")
         return OsInfo(

@@ -9,6 +9,21 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def program() -> NoReturn:
+    """The command `diskkit`: `main`, and gone.
+
+    Everything is closed and flushed then. To take the interpreter apart takes 20 ms with numpy in
+    it, a tenth of a short command, and serves nobody.
+    """
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main(argv: list[str] | None = None) -> int:

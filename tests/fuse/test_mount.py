@@ -225,6 +225,25 @@ def test_one_volume_alone(mounts: Mounts, tmp_path: Path) -> None:
     assert mounts.end(process)[0] == 0
 
 
+def test_what_is_doubtful_about_files_is_said(mounts: Mounts, tmp_path: Path) -> None:
+    path, _ = partitioned(tmp_path)
+    flags = 8 * MIB + 1024 + 96
+    with dk.open_disk(path, writable=True) as disk:
+        disk.write(flags, bytes([disk.read(flags, 1)[0] | 4]))  # the journal is to be replayed
+    folder, process = mounts.mount(path)
+    assert (folder / "files" / "p2" / "hello.txt").read_bytes() == b"hello\n"
+    status, said = mounts.end(process)
+    assert status == 0
+    assert "warning: volume p2: this ext4 was not unmounted" in said
+    alone = mounts.folder()
+    for quiet, times in (([], 1), (["-q"], 0)):
+        done = diskkit("mount", path, alone, "--volume", "2", *quiet)
+        assert diskkit("umount", alone).returncode == done.returncode == 0
+        assert done.stderr.count("warning: this ext4 was not unmounted") == times
+        done = diskkit("volumes", path, "--os", *quiet)
+        assert done.stderr.count("warning: volume p2: this ext4 was not unmounted") == times
+
+
 def test_a_killed_server_leaves_errors_and_no_hang(mounts: Mounts, tmp_path: Path) -> None:
     path, content = sparse(tmp_path)
     folder, process = mounts.mount(path, "--writable")

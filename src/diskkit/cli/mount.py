@@ -87,7 +87,7 @@ def mount(
             _serve_to_kernel(disk, volume, folder, writer, told)
         else:
             disk = stack.enter_context(_near(common.open(name, writable=writable, overlay=overlay)))
-            tree = _tree(disk, volume, common, others=allow_other)
+            tree = _tree(disk, volume, told, others=allow_other)
             stack.callback(tree.close)
             _serve(disk, tree, folder, told, allow_other=allow_other)
     return DONE
@@ -142,7 +142,7 @@ def _background() -> _Ready | int:
     return _Ready(pipe)
 
 
-def _tree(disk: Disk, chosen: str | None, common: Common, *, others: bool) -> Tree:
+def _tree(disk: Disk, chosen: str | None, told: _Told, *, others: bool) -> Tree:
     from diskkit.files import open_filesystem
     from diskkit.fuse.filestree import FilesTree, JoinedTree
     from diskkit.fuse.tree import DiskTree
@@ -150,17 +150,20 @@ def _tree(disk: Disk, chosen: str | None, common: Common, *, others: bool) -> Tr
 
     if chosen is not None:
         one = find_volumes(disk).volume(chosen)
-        return FilesTree(one, open_filesystem(one))
+        fs = open_filesystem(one)
+        for text in fs.warnings if told.warn else ():
+            warn(text)
+        return FilesTree(one, fs)
     volumes: list[Volume] = []
     try:
         found = find_volumes(disk)
         volumes = found.volumes
-        for text in found.warnings if not common.quiet else ():
+        for text in found.warnings if told.warn else ():
             warn(text)
     except FormatError as error:
         warn(f"{disk.path}: no volumes: {error}")
     whole = DiskTree(disk, volumes, uid=os.getuid(), gid=os.getgid(), others=others)
-    return JoinedTree(whole, volumes)
+    return JoinedTree(whole, volumes, told.warn)
 
 
 def _serve(disk: Disk, tree: Tree, folder: str, told: _Told, *, allow_other: bool) -> None:

@@ -180,7 +180,10 @@ class ProcessFileSystem(FileSystem):
         """The reader is gone: say how."""
         status = self._process.wait(self._patience)
         if status < 0:
-            return self._fault(f"crashed ({signal.Signals(-status).name})")
+            name = signal.Signals(-status).name
+            if name == "SIGSYS":
+                return self._fault("was stopped: it tried something that a reader does not do")
+            return self._fault(f"crashed ({name})")
         return self._fault(f"ended by itself, status {status}")
 
     def _fault(self, what: str) -> FormatError:

@@ -43,6 +43,7 @@ def survey(volumes: Sequence[Volume], warn: Callable[[str], object]) -> Survey:
         failures: dict[str, None] = {}  # a reader that is dead says the same to each question
         try:
             with open_filesystem(volume) as fs:
+                failures.update(dict.fromkeys(fs.warnings))
                 system = _ask(detect, fs, failures)
                 if system is not None:
                     systems[volume.number] = system

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that parses a filesystem: it has a socket to its parent, limits, and nothing else.
 
-It is started by `process.py` with the socket as its standard input. It asks the parent
-for bytes of the volume, through a block cache of its own, and answers one call at a time.
+It is started by `process.py` with the socket as its standard input. Before it sees the first byte
+of the volume it has loaded what it will need, and confines itself. It asks the parent for bytes of
+the volume, through a block cache of its own, and answers one call at a time.
 """
 
 from __future__ import annotations
 
+import codecs
 import resource
 import socket
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from diskkit.errors import StorageError
-from diskkit.files import wire
+from diskkit.files import confine, readers, wire
 from diskkit.files.filesystem import NO_TIME, Node, as_ours
 from diskkit.filters.cache import BlockCache
 
@@ -211,10 +214,21 @@ def limit() -> None:
         resource.setrlimit(what, (value, value))
 
 
+def load_late_ones() -> None:
+    """What is loaded when first needed, which a confined process cannot do any more."""
+    import diskkit.files.registry  # noqa: F401
+
+    # Said when a hive is to be read.
+    with suppress(ImportError):
+        import pyregf  # noqa: F401
+    codecs.lookup("utf-16-le")
+
+
 def main() -> None:
     """With the socket as file descriptor 0; the first call says what to read."""
     peer = socket.socket(fileno=0)
     limit()
+    load_late_ones()
     try:
         _, raw = wire.receive(peer)
     except EOFError:
@@ -223,11 +237,12 @@ def main() -> None:
     volume = RemoteVolume(peer, size)
     cache = BlockCache(volume, capacity=capacity)
     try:
-        from diskkit.files.readers import open_reader
-
-        reader = open_reader(kind, cache)
+        readers.load(kind)
+        why_not = confine.confine()
+        reader = readers.open_reader(kind, cache)
     except Exception as error:
         wire.send(peer, wire.ERROR, wire.pack_error(as_ours(error)))
         return
-    wire.send(peer, wire.ANSWER, wire.pack_json([reader.root, reader.warnings]))
+    warnings = [f"this kernel cannot confine the reader of this {kind}: {why_not}"] * bool(why_not)
+    wire.send(peer, wire.ANSWER, wire.pack_json([reader.root, warnings + reader.warnings]))
     Server(peer, volume, reader, cache).serve()

@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 from bisect import bisect_right
+from contextlib import suppress
 from itertools import accumulate
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from diskkit.fuse.tree import OpenFile, Tree, failure
 from diskkit.fuse.wire import ROOT, Attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from diskkit.files import Extent, FileSystem, Node
     from diskkit.fuse.tree import DiskTree
@@ -161,9 +162,18 @@ class JoinedTree(Tree):
     filesystem of a volume is opened when somebody first looks into it.
     """
 
-    def __init__(self, disk: DiskTree, volumes: list[Volume]) -> None:
-        """Show `disk`'s tree, and the files of those volumes that have a reader."""
+    def __init__(
+        self,
+        disk: DiskTree,
+        volumes: list[Volume],
+        warn: Callable[[str], object] | None = None,
+    ) -> None:
+        """Show `disk`'s tree, and the files of those volumes that have a reader.
+
+        `warn` is told what is doubtful about a filesystem, when it is opened.
+        """
         self._disk = disk
+        self._warn = warn
         self.size = disk.size
         readable = [v for v in volumes if not why_unreadable(v)]
         self._volumes = readable[:255]
@@ -187,8 +197,17 @@ class JoinedTree(Tree):
                 if number > len(self._volumes):
                     raise failure(errno.ENOENT)
                 volume = self._volumes[number - 1]
-                tree = self._trees[number] = FilesTree(volume, open_filesystem(volume))
+                fs = open_filesystem(volume)
+                tree = self._trees[number] = FilesTree(volume, fs)
+                self._tell(volume, fs.warnings)
         return number, tree
+
+    def _tell(self, volume: Volume, warnings: list[str]) -> None:
+        if self._warn is not None:
+            for text in warnings:
+                # Whoever listened may have gone.
+                with suppress(OSError):
+                    self._warn(f"volume {volume.name}: {text}")
 
     @staticmethod
     def _outer(number: int, inner: Attributes) -> Attributes:

@@ -80,7 +80,10 @@ class DiskSet:
             return self._mount_writable(volume)
         reason = why_unreadable(volume)
         if not reason:
-            tree = FilesTree(volume, open_filesystem(volume))
+            fs = open_filesystem(volume)
+            for text in fs.warnings:
+                library.warn(f"volume {volume.name}: {text}")
+            tree = FilesTree(volume, fs)
             try:
                 return FuseMount(self.disks[0], tree)
             except BaseException:

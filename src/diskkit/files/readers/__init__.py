@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diskkit.errors import UnsupportedFeature
 
@@ -36,8 +36,12 @@ def check_installed(kind: str) -> None:
         )
 
 
+def load(kind: str) -> Any:  # noqa: ANN401
+    """The module with the reader of a kind."""
+    return import_module(f"diskkit.files.readers.{READERS[kind][0]}")
+
+
 def open_reader(kind: str, volume: BlockCache) -> FileSystem:
     """The reader of a kind, over a volume. It parses the volume in this very process."""
-    module, _, _ = READERS[kind]
-    opened: FileSystem = import_module(f"diskkit.files.readers.{module}").Reader(kind, volume)
+    opened: FileSystem = load(kind).Reader(kind, volume)
     return opened

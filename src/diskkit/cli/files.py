@@ -247,7 +247,7 @@ def cp(
         text = f"copied {done.files} files, {done.folders} folders, {done.links} links"
         more = f"; {done.left_out} left out" if done.left_out else ""
         print(text + more, file=sys.stderr)
-    return INCOMPLETE if done.left_out else DONE
+    return DONE if done.complete else INCOMPLETE
 
 
 def _text(raw: bytes) -> str:

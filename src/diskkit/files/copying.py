@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from diskkit.errors import DiskkitError, StorageError, UsageError
+from diskkit.files.attributes import Attributes
 from diskkit.files.content import pieces
 from diskkit.files.filesystem import Details
 from diskkit.files.walk import MAX_DEPTH, Found, list_below
@@ -40,7 +41,6 @@ BATCH = 256
 _EVERY = 0.1
 """Seconds between two reports of progress."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NO_XATTRS = (errno.ENOTSUP, errno.EPERM, errno.ENOSPC, errno.E2BIG, errno.ERANGE)
 
 
 class Copied(NamedTuple):
@@ -52,11 +52,20 @@ class Copied(NamedTuple):
     """Symbolic ones."""
     bytes_written: int
     left_out: int
-    """Entries, or attributes of theirs, that were not copied; each was told."""
+    """Entries that were not copied; each was told."""
+    streams_left_out: int = 0
+    attributes_left_out: int = 0
+    system_attributes_left_out: int = 0
+    """As `Attributes` counts them, and tells of all of a kind together."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all was copied that is ever copied."""
+        return not (self.left_out or self.streams_left_out or self.attributes_left_out)
 
 
 class Copier:
-    """Copies one file or tree. `tell` gets a line for everything left out.
+    """Copies one file or tree. `tell` gets a line for each entry left out.
 
     `progress` gets (bytes of files done, bytes of files in all), holes counted; a tree is listed
     for it first.
@@ -81,11 +90,13 @@ class Copier:
         self._open_folders: set[int] = set()
         self._root = -1
         self._files = self._folders = self._links = self._bytes = self._left_out = 0
+        self._attributes = Attributes(fs.kind)
 
     @property
     def done(self) -> Copied:
         """What was done so far."""
-        return Copied(self._files, self._folders, self._links, self._bytes, self._left_out)
+        counted = (self._files, self._folders, self._links, self._bytes, self._left_out)
+        return Copied(*counted, *self._attributes.left_out)
 
     def copy(self, found: Found, target: str, *, recursive: bool, force: bool = False) -> Copied:
         """Copy `found` to `target`, or into it if it is a folder.
@@ -118,6 +129,8 @@ class Copier:
             raise StorageError(where, error.strerror or str(error), errno=error.errno) from None
         finally:
             os.close(self._root)
+        for text in self._attributes.told():
+            self._say(text)
         return self.done
 
     def _fill_top(self, node: Node, name: bytes) -> None:
@@ -270,15 +283,7 @@ class Copier:
         """Attributes, mode and times; in this order, because each ends what allowed the last."""
         if known.xattrs_error is not None:
             self._tell(path, f"attributes: {known.xattrs_error}")
-        for name, value in known.xattrs.items():
-            if not name.startswith(b"user.") or b"\0" in name:
-                continue
-            try:
-                os.setxattr(target, name, value)
-            except OSError as error:
-                if error.errno not in _NO_XATTRS:
-                    raise
-                self._tell(path, f"attribute {_text(name)}: {error.strerror}")
+        self._attributes.put(target, known.xattrs)
         os.fchmod(target, stat.S_IMODE(node.mode) & 0o777)
         try:
             os.utime(target, ns=(node.atime, node.mtime))

@@ -23,6 +23,11 @@ RegistryValue: TypeAlias = str | int | bytes | None
 """Text, number, binary; None for what is not there, or is of another kind, or too long."""
 
 
+LARGE_STREAM = b"stream."
+"""Before the name of an alternate data stream that no attribute can hold: among the attributes it
+says that there is one. Its value is empty."""
+
+
 class Node(NamedTuple):
     """What is known of a file without reading it. Times are nanoseconds since 1970, UTC.
 
@@ -129,7 +134,10 @@ class FileSystem(Closing):
 
     @abstractmethod
     def xattrs(self, id: int) -> dict[bytes, bytes]:
-        """Extended attributes by their full names, such as b"user.comment"."""
+        """Extended attributes by their full names, such as b"user.comment".
+
+        An alternate data stream is b"user." and its name, or `LARGE_STREAM` and its name.
+        """
 
     @abstractmethod
     def streams(self, id: int) -> list[tuple[str, int]]:

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from diskkit.files import open_filesystem, why_unreadable
+from diskkit.files.filesystem import LARGE_STREAM
 from diskkit.fuse.tree import OpenFile, Tree, failure
 from diskkit.fuse.wire import ROOT, Attributes
 
@@ -88,7 +89,8 @@ class FilesTree(Tree):
         return self._fs.readlink(self._id(node))
 
     def xattrs(self, node: int) -> dict[bytes, bytes]:
-        return self._fs.xattrs(self._id(node))
+        found = self._fs.xattrs(self._id(node))
+        return {n: value for n, value in found.items() if not n.startswith(LARGE_STREAM)}
 
     def close(self) -> None:
         self._fs.close()

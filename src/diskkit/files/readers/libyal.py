@@ -125,16 +125,7 @@ class LibraryReader(FileSystem):
 
     def read_at(self, id: int, offset: int, length: int, stream: str = "") -> bytes:
         with judged(self.kind, f"file {id}"):
-            source = self.content(id, stream)
-            parts = []
-            while length > 0:
-                part = source.read_buffer_at_offset(length, offset)
-                if not part:
-                    break
-                parts.append(part)
-                offset += len(part)
-                length -= len(part)
-        return b"".join(parts)
+            return read_from(self.content(id, stream), offset, length)
 
     def library_extents(self, source: Any, size: int) -> list[Extent] | None:  # noqa: ANN401
         """The extents that the library lists, cut at the size; None if they do not reach it."""
@@ -170,6 +161,19 @@ def each_entry(count: int, get: Callable[[int], Any]) -> Iterator[tuple[int, Any
             yield number, get(number), ""
         except OSError as error:
             yield number, None, str(error).partition(": ")[2][:200]
+
+
+def read_from(source: Any, offset: int, length: int) -> bytes:  # noqa: ANN401
+    """Bytes of a file or stream of the library; fewer than asked for at its end only."""
+    parts = []
+    while length > 0:
+        part = source.read_buffer_at_offset(length, offset)
+        if not part:
+            break
+        parts.append(part)
+        offset += len(part)
+        length -= len(part)
+    return b"".join(parts)
 
 
 def try_name(entry: Any) -> str | None:  # noqa: ANN401

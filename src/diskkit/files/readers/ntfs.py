@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pyfsntfs
 
 from diskkit.errors import FormatError, UnsupportedFeature
-from diskkit.files.filesystem import Extent, Node
+from diskkit.files.filesystem import LARGE_STREAM, Extent, Node
 from diskkit.files.readers.folders import upper
-from diskkit.files.readers.libyal import LibraryReader, judged, lost, reason, try_name
+from diskkit.files.readers.libyal import LibraryReader, judged, lost, read_from, reason, try_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 ROOT = 5
 FIRST_OWN = 24
 """File records below this are the filesystem's own, and not listed."""
+LARGEST_ATTRIBUTE = 65536
+"""Bytes that Linux lets an extended attribute have."""
+MOST_STREAMED = 1 << 20
+"""Bytes of all streams of a file that are given as attributes."""
+MOST_STREAMS = 4096
 _RECORD = (1 << 48) - 1
 _EPOCH = 116_444_736_000_000_000
 """1970 in units of 100 ns since 1601."""
@@ -71,6 +76,34 @@ class Reader(LibraryReader):
         with judged(self.kind, f"link {id}"):
             target: str | None = self.entry(id).get_symbolic_link_target()
         return (target or "").replace("\\", "/").encode("utf-8", "surrogatepass")
+
+    def xattrs(self, id: int) -> dict[bytes, bytes]:
+        """Its alternate data streams, as ntfs-3g shows them: as attributes of the user."""
+        entry = self.entry(id)
+        found: dict[bytes, bytes] = {}
+        left = MOST_STREAMED
+        with judged(self.kind, f"streams of {id}"):
+            count = entry.get_number_of_alternate_data_streams()
+            if not count or _node(entry).problem:
+                return found
+            if count > MOST_STREAMS:
+                raise FormatError(f"more than {MOST_STREAMS}", structure=f"streams of {id}")
+            for number in range(count):
+                stream = entry.get_alternate_data_stream(number)
+                name = stream.get_name().encode("utf-8", "surrogatepass")
+                size = stream.get_size()
+                if size > min(LARGEST_ATTRIBUTE, left):
+                    found[LARGE_STREAM + name] = b""
+                    continue
+                left -= size
+                content = found[b"user." + name] = read_from(stream, 0, size)
+                if len(content) < size:
+                    raise FormatError(
+                        f"ends after {len(content)} bytes of {size}",
+                        structure=f"file {id}",
+                        field=f"stream {stream.get_name()}",
+                    )
+        return found
 
     def streams(self, id: int) -> list[tuple[str, int]]:
         entry = self.entry(id)

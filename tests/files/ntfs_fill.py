@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fills an NTFS volume through libntfs-3g; run as a program: ntfs_fill.py IMAGE FOLDER.
 
-Needs no root and no mount. Copies the tree of FOLDER: folders, files with their holes, hard links.
+Needs no root and no mount. Copies the tree of FOLDER: folders, files with their holes, hard links,
+and symbolic links as Interix has them, or as WSL has in a folder whose name ends in `.wsl`.
 `NAME:STREAM` beside a file or folder is an alternate data stream of it, `NAME:$REPARSE_POINT` its
 reparse point. What is in a folder whose name ends in `.compressed` is compressed.
 """
@@ -37,6 +38,12 @@ class Library:
             ("ntfs_umount", ctypes.c_int, [pointer, ctypes.c_int]),
             ("ntfs_pathname_to_inode", pointer, [pointer, pointer, text]),
             ("ntfs_create", pointer, [pointer, number, wide, ctypes.c_uint8, number]),
+            (
+                "ntfs_create_symlink",
+                pointer,
+                [pointer, number, wide, ctypes.c_uint8, wide, ctypes.c_int],
+            ),
+            ("ntfs_reparse_set_wsl_symlink", ctypes.c_int, [pointer, wide, ctypes.c_int]),
             ("ntfs_link", ctypes.c_int, [pointer, pointer, wide, ctypes.c_uint8]),
             ("ntfs_inode_close", ctypes.c_int, [pointer]),
             ("ntfs_inode_close_in_dir", ctypes.c_int, [pointer, pointer]),
@@ -75,8 +82,10 @@ def fill(image: str, folder: Path) -> None:
             continue
         name = path.name.encode("utf-16-le")
         parent = c.ntfs_pathname_to_inode(volume, None, str(Path(inside).parent).encode())
-        inode = path.stat().st_ino
-        if not path.is_dir() and inode in seen:
+        inode = path.lstat().st_ino
+        if path.is_symlink():
+            node = _link(c, parent, name, path)
+        elif not path.is_dir() and inode in seen:
             node = c.ntfs_pathname_to_inode(volume, None, seen[inode].encode())
             if c.ntfs_link(node, parent, name, len(name) // 2):
                 raise fail(inside)
@@ -95,6 +104,21 @@ def fill(image: str, folder: Path) -> None:
             raise fail(inside)
     if c.ntfs_umount(volume, 0):
         raise fail(image)
+
+
+def _link(c: ctypes.CDLL, parent: int, name: bytes, path: Path) -> int:
+    target = str(path.readlink()).encode("utf-16-le")
+    words = name, len(name) // 2
+    node: int
+    if path.parent.suffix == ".wsl":
+        node = c.ntfs_create(parent, 0, *words, _FILE)
+        if not node or c.ntfs_reparse_set_wsl_symlink(node, target, len(target) // 2):
+            raise fail(str(path))
+    else:
+        node = c.ntfs_create_symlink(parent, 0, *words, target, len(target) // 2)
+        if not node:
+            raise fail(str(path))
+    return node
 
 
 def _stream(c: ctypes.CDLL, volume: int, inside: str, path: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SYMLINK, JUNCTION = 0xA000000C, 0xA0000003
 DEDUPLICATED, WIM, CLOUD, WSL_LINK = 0x80000013, 0x80000017, 0x9000001A, 0xA000001D
-ENCRYPTED = 0x4000
+SYSTEM, ENCRYPTED = 0x4, 0x4000
 
 
 def reparse(tag: int, content: bytes) -> bytes:
@@ -80,6 +80,8 @@ def test_what_cannot_be_had_is_told_by_name(tmp_path: Path, capfd: Out) -> None:
         "deduplicated": reparse(DEDUPLICATED, bytes(64)),
         "packed by Windows": reparse(WIM, struct.pack("<IIII", 1, 2, 1, 0)),
         "of WSL": reparse(WSL_LINK, b"\2\0\0\0plain"),
+        "of WSL 3": reparse(WSL_LINK, b"\2\0\0\0version"),
+        "of WSL, cut": reparse(WSL_LINK, b"\2\0\0\0sh/ort"),
         "odd": leading_to("oddoddodd"),
     }
     for name, point in points.items():
@@ -91,10 +93,13 @@ def test_what_cannot_be_had_is_told_by_name(tmp_path: Path, capfd: Out) -> None:
     volume = tmp_path / "v.raw"
     make_ntfs(volume, source)
     raw = bytearray(volume.read_bytes())
-    encrypt(raw, "secret")
+    flag(raw, "secret", ENCRYPTED)
     # A link whose names would lie behind its end.
     at = raw.index(leading_to("oddoddodd"))
     raw[at + 8 : at + 16] = b"\xff" * 8
+    for point, spoiled in ((b"\2\0\0\0version", b"\3"), (b"\2\0\0\0sh/ort", b"\2\0\0\0sh\0")):
+        at = raw.index(point)
+        raw[at : at + len(spoiled)] = spoiled
     volume.write_bytes(raw)
 
     status = main(["cp", "-r", f"{volume}:/", str(tmp_path / "out")])
@@ -102,13 +107,15 @@ def test_what_cannot_be_had_is_told_by_name(tmp_path: Path, capfd: Out) -> None:
     assert status == 3
     copied = walk(tmp_path / "out")
     assert copied.pop(b"link") == ("link", "plain")
+    assert copied.pop(b"of WSL") == ("link", "plain")
     assert sorted(copied) == [b"kept by a cloud", b"kept by a cloud/file", b"plain"]
     for name, why in (
         ("junction", "a junction, or a folder kept elsewhere"),
         ("away", "a link that leads out: /??/C:/Windows"),
         ("deduplicated", "a reparse point: deduplicated"),
         ("packed by Windows", "compressed by Windows"),
-        ("of WSL", "a reparse point"),
+        ("of WSL 3", "a reparse point"),
+        ("of WSL, cut", "a reparse point"),
         ("odd", "a reparse point"),
         ("secret", "encrypted by Windows (EFS)"),
     ):
@@ -124,8 +131,8 @@ def test_what_cannot_be_had_is_told_by_name(tmp_path: Path, capfd: Out) -> None:
     assert {row["name"] for row in rows} == {*points, "plain", "secret"}
 
 
-def encrypt(raw: bytearray, name: str) -> None:
-    """Say in the file's record, in the standard information, that it is encrypted."""
+def flag(raw: bytearray, name: str, value: int) -> None:
+    """Set it in the file's record, in the standard information."""
     wide = name.encode("utf-16-le")
     found = 0
     for at in range(0, len(raw), 1024):
@@ -136,7 +143,7 @@ def encrypt(raw: bytearray, name: str) -> None:
             )
             assert (kind, resident) == (0x10, 0)
             flags = at + begin + content + 32
-            struct.pack_into("<I", raw, flags, struct.unpack_from("<I", raw, flags)[0] | ENCRYPTED)
+            struct.pack_into("<I", raw, flags, struct.unpack_from("<I", raw, flags)[0] | value)
             found += 1
     assert found
 

@@ -12,13 +12,14 @@ from diskkit.errors import FormatError, UnsupportedFeature
 from diskkit.files.filesystem import LARGE_STREAM, Extent, Node
 from diskkit.files.readers.folders import upper
 from diskkit.files.readers.libyal import LibraryReader, judged, lost, read_from, reason, try_name
+from diskkit.files.readers.ntfslinks import INTERIX, MAX_INTERIX, interix_target, wsl_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diskkit.filters.cache import BlockCache
 
-ROOT = 5
+MFT, ROOT = 0, 5
 FIRST_OWN = 24
 """File records below this are the filesystem's own, and not listed."""
 LARGEST_ATTRIBUTE = 65536
@@ -30,7 +31,7 @@ _RECORD = (1 << 48) - 1
 _EPOCH = 116_444_736_000_000_000
 """1970 in units of 100 ns since 1601."""
 _LATEST = _EPOCH + (1 << 63) // 100
-_REPARSE, _COMPRESSED, _ENCRYPTED = 0x400, 0x800, 0x4000
+_SYSTEM, _REPARSE, _COMPRESSED, _ENCRYPTED = 0x4, 0x400, 0x800, 0x4000
 _DATA = 0x80
 
 
@@ -52,11 +53,11 @@ class Reader(LibraryReader):
                 yield b"?%d" % number, lost(problem)
                 continue
             try:
-                node = _node(entry)
+                if id == ROOT and entry.get_file_reference() & _RECORD < FIRST_OWN:
+                    continue
+                node = self._node(entry)
             except OSError as error:
                 yield b"?%d" % number, lost(reason(error))
-                continue
-            if node.id < FIRST_OWN and id == ROOT:
                 continue
             name = try_name(entry)
             if name is None:
@@ -70,12 +71,69 @@ class Reader(LibraryReader):
 
     def stat(self, id: int) -> Node:
         with judged(self.kind, f"file {id}"):
-            return _node(self.entry(id))
+            return self._node(self.entry(id))
 
     def readlink(self, id: int) -> bytes:
+        entry = self.entry(id)
         with judged(self.kind, f"link {id}"):
-            target: str | None = self.entry(id).get_symbolic_link_target()
+            found = self._own_target(entry, entry.get_file_attribute_flags() or 0)
+            if found is not None:
+                return found
+            target: str | None = entry.get_symbolic_link_target()
         return (target or "").replace("\\", "/").encode("utf-8", "surrogatepass")
+
+    def _own_target(self, entry: Any, flags: int) -> bytes | None:  # noqa: ANN401
+        """Where a link leads that is none to the library and to Windows: one of WSL or Interix.
+
+        Ordinary files are not read for that.
+        """
+        if flags & _REPARSE:
+            size = self.library_volume.get_mft_entry_size()
+            number = entry.get_file_reference() & _RECORD
+            return wsl_target(read_from(self.entry(MFT), number * size, size))
+        size = entry.get_size() if flags & _SYSTEM and not flags & _ENCRYPTED else 0
+        if len(INTERIX) < size <= MAX_INTERIX and not entry.has_directory_entries_index():
+            return interix_target(read_from(entry, 0, size))
+        return None
+
+    def _node(self, entry: Any) -> Node:  # noqa: ANN401
+        flags = entry.get_file_attribute_flags()
+        if flags is None:
+            raise FormatError("has no standard information", structure="NTFS file record")
+        problem = ""
+        kind = stat.S_IFDIR | 0o755 if entry.has_directory_entries_index() else stat.S_IFREG | 0o644
+        size = 0 if stat.S_ISDIR(kind) else entry.get_size()
+        target = self._own_target(entry, flags)
+        if target is not None:
+            kind, size = stat.S_IFLNK | 0o777, len(target)
+        elif flags & _REPARSE:
+            try:
+                is_link = entry.get_symbolic_link_target() is not None
+            except OSError:
+                is_link = False
+            if is_link:
+                kind = stat.S_IFLNK | 0o777
+            elif stat.S_ISREG(kind):
+                problem = "a reparse point: deduplicated, compressed by Windows, or kept elsewhere"
+            elif not entry.get_number_of_sub_file_entries():
+                problem = "a reparse point: a junction, or a folder kept elsewhere"
+        elif flags & _ENCRYPTED and stat.S_ISREG(kind):
+            problem = "encrypted by Windows (EFS)"
+        return Node(
+            entry.get_file_reference() & _RECORD,
+            kind,
+            size,
+            0,  # hard links are found by their ids; counting them would read every record
+            0,
+            0,
+            _time(entry.get_modification_time_as_integer()),
+            _time(entry.get_access_time_as_integer()),
+            _time(entry.get_entry_modification_time_as_integer()),
+            _time(entry.get_creation_time_as_integer()),
+            0,
+            0,
+            problem,
+        )
 
     def xattrs(self, id: int) -> dict[bytes, bytes]:
         """Its alternate data streams, as ntfs-3g shows them: as attributes of the user."""
@@ -84,7 +142,7 @@ class Reader(LibraryReader):
         left = MOST_STREAMED
         with judged(self.kind, f"streams of {id}"):
             count = entry.get_number_of_alternate_data_streams()
-            if not count or _node(entry).problem:
+            if not count or self._node(entry).problem:
                 return found
             if count > MOST_STREAMS:
                 raise FormatError(f"more than {MOST_STREAMS}", structure=f"streams of {id}")
@@ -114,7 +172,7 @@ class Reader(LibraryReader):
 
     def content(self, id: int, stream: str) -> Any:  # noqa: ANN401
         entry = self.entry(id)
-        problem = _node(entry).problem
+        problem = self._node(entry).problem
         if problem:
             raise UnsupportedFeature(problem, structure=f"file {id}")
         if not stream:
@@ -156,42 +214,6 @@ def _zeros_behind(extents: list[Extent], valid: int) -> list[Extent]:
             found.append(Extent(extent.length - kept, -1))
         at += extent.length
     return found
-
-
-def _node(entry: Any) -> Node:  # noqa: ANN401
-    flags = entry.get_file_attribute_flags()
-    if flags is None:
-        raise FormatError("has no standard information", structure="NTFS file record")
-    problem = ""
-    kind = stat.S_IFDIR | 0o755 if entry.has_directory_entries_index() else stat.S_IFREG | 0o644
-    if flags & _REPARSE:
-        try:
-            is_link = entry.get_symbolic_link_target() is not None
-        except OSError:
-            is_link = False
-        if is_link:
-            kind = stat.S_IFLNK | 0o777
-        elif stat.S_ISREG(kind):
-            problem = "a reparse point: deduplicated, compressed by Windows, or kept elsewhere"
-        elif not entry.get_number_of_sub_file_entries():
-            problem = "a reparse point: a junction, or a folder kept elsewhere"
-    elif flags & _ENCRYPTED and stat.S_ISREG(kind):
-        problem = "encrypted by Windows (EFS)"
-    return Node(
-        entry.get_file_reference() & _RECORD,
-        kind,
-        0 if stat.S_ISDIR(kind) else entry.get_size(),
-        0,  # hard links are found by their ids; counting them would read every record
-        0,
-        0,
-        _time(entry.get_modification_time_as_integer()),
-        _time(entry.get_access_time_as_integer()),
-        _time(entry.get_entry_modification_time_as_integer()),
-        _time(entry.get_creation_time_as_integer()),
-        0,
-        0,
-        problem,
-    )
 
 
 def _time(units: int) -> int:

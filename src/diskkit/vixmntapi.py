@@ -206,7 +206,7 @@ def GetDiskSetInfo(diskSet: int) -> DiskSetInfo:
             if found.flat is None:
                 from diskkit.fuse.tree import DiskTree
 
-                tree = DiskTree(found.disks[0], [], uid=os.getuid(), gid=os.getgid())
+                tree = DiskTree(found.disks, [], uid=os.getuid(), gid=os.getgid())
                 found.flat = _Mount(found.disks[0], tree)
         return DiskSetInfo(found.flags, f"{found.flat.folder}/flat")
 

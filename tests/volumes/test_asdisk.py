@@ -14,6 +14,7 @@ from diskkit import FormatError, UsageError
 from diskkit.runs import State
 from diskkit.tasks.clone import clone
 from diskkit.testing import DiskCase, DiskSuite, WritableDiskSuite
+from diskkit.volumes import find_volumes
 from diskkit.volumes.asdisk import VolumeDisk, open_volume
 from makers.peers import SKIP_PREFIX
 from volumes.tables import PE_START, Part, lvm_text, put_mbr, put_pv
@@ -165,3 +166,21 @@ def test_volume_with_a_problem_is_not_opened(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"disk\.raw: no volume 7: there are 1 \(p1\)"):
             open_volume([disk], 7)
         assert disk.read(510, 2) == b"\x55\xaa"
+
+
+def test_borrowed_disks_stay_open(tmp_path: Path) -> None:
+    path = write_disk(tmp_path, "raw", raw_with_partition())
+    with diskkit.open_disk(path, writable=True) as disk:
+        (volume,) = find_volumes(disk).volumes
+        with VolumeDisk(volume, [disk], borrowed=True) as inside:
+            assert inside.read(0, 100) == content()[:100]
+        for use in (
+            lambda: inside.read(0, 1),
+            lambda: inside.write(0, b"x"),
+            lambda: inside.discard(0, 512),
+            lambda: list(inside.runs()),
+            inside.flush,
+        ):
+            with pytest.raises(UsageError, match="closed"):
+                use()
+        assert disk.read(BEGIN, 100) == content()[:100]

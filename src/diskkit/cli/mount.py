@@ -160,7 +160,7 @@ def _tree(disk: Disk, chosen: str | None, common: Common, *, others: bool) -> Tr
             warn(text)
     except FormatError as error:
         warn(f"{disk.path}: no volumes: {error}")
-    whole = DiskTree(disk, volumes, uid=os.getuid(), gid=os.getgid(), others=others)
+    whole = DiskTree([disk], volumes, uid=os.getuid(), gid=os.getgid(), others=others)
     return JoinedTree(whole, volumes)
 
 
@@ -206,7 +206,7 @@ def _serve_to_kernel(disk: Disk, chosen: str, folder: str, writer: Writer, told:
     finally:
         if device < 0:
             private.rmdir()
-    tree = VolumeTree(disk, volume)
+    tree = VolumeTree([disk], volume)
     session = Session(device, tree, threads=_threads(disk), warn=told.warn)
     try:
         session.start()

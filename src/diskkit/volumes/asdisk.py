@@ -70,10 +70,13 @@ def _shifted(table: RunTable, by: int, loose: NDArray[np.bool_]) -> RunTable:
 
 
 class VolumeDisk(Disk):
-    """A volume, with the disks it lies on. `open_volume` is the way to get one."""
+    """A volume, with the disks it lies on. `open_volume` is the way to get one that has them."""
 
-    def __init__(self, volume: Volume, disks: Sequence[Disk]) -> None:
-        """Take over the disks. Raises the volume's problem, if its bytes cannot be had."""
+    def __init__(self, volume: Volume, disks: Sequence[Disk], *, borrowed: bool = False) -> None:
+        """Take over the disks, or, where they are `borrowed`, leave closing them to their owner.
+
+        Raises the volume's problem, if its bytes cannot be had.
+        """
         if volume.problem is not None:
             raise volume.problem
         self.volume = volume
@@ -83,6 +86,7 @@ class VolumeDisk(Disk):
         self.granularity = min(disk.granularity for disk in disks)
         self.parallel = max(disk.parallel for disk in disks)
         self._disks = disks
+        self._borrowed = borrowed
         self._closed = False
         # Sources of several disks are told apart, and stand in the order of their links. The first
         # is for what is deciphered, and lies in no file.
@@ -129,7 +133,11 @@ class VolumeDisk(Disk):
     # --- reading and its map ------------------------------------------------------------------
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
-        self.volume.read_into(offset, buffer)
+        self._check_open()
+        if self._shift is None:
+            self.volume.read_into(offset, buffer)
+        else:
+            self._disks[0].read_into(offset + self._shift, buffer)
 
     def _scan(self, offset: int, length: int, links: int | None) -> Iterator[RunTable]:
         return self._moved(offset, length, lambda disk, at, n: disk.tables(at, n, links=links))
@@ -142,8 +150,7 @@ class VolumeDisk(Disk):
     def _moved(
         self, offset: int, length: int, ask: Callable[[Disk, int, int], Iterator[RunTable]]
     ) -> Iterator[RunTable]:
-        if self._closed:
-            raise UsageError("the disk is closed")
+        self._check_open()
         for place in _placed(self.volume, offset, length):
             number = next((n for n, d in enumerate(self._disks) if d is place.source), None)
             if number is None:
@@ -152,6 +159,10 @@ class VolumeDisk(Disk):
                 for table in ask(self._disks[number], place.offset, place.length):
                     yield self._as_mine(table, self._numbers[number], offset - place.offset)
             offset += place.length
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the disk is closed")
 
     def _as_mine(self, table: RunTable, numbers: Int64, by: int) -> RunTable:
         sources = numbers[table.sources]
@@ -179,14 +190,20 @@ class VolumeDisk(Disk):
 
     # --- writing ------------------------------------------------------------------------------
 
-    def _write(self, offset: int, data: memoryview) -> None:
+    def _check_writable(self) -> None:
+        self._check_open()
         if not self.writable:
             raise self._read_only()
-        self.volume.write(offset, data)
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        self._check_writable()
+        if self._shift is None:
+            self.volume.write(offset, data)
+        else:
+            self._disks[0].write(offset + self._shift, data)
 
     def _zero(self, offset: int, length: int, *, give_back: bool) -> None:
-        if not self.writable:
-            raise self._read_only()
+        self._check_writable()
         for place in _placed(self.volume, offset, length):
             assert isinstance(place.source, Disk)  # else it would not be writable
             change = place.source.discard if give_back else place.source.zero
@@ -201,16 +218,15 @@ class VolumeDisk(Disk):
         )
 
     def _flush(self) -> None:
-        if not self.writable:
-            raise self._read_only()
+        self._check_writable()
         for disk in self._disks:
             disk.flush()
 
     def close(self) -> None:
-        """Close all its disks, even if one fails."""
+        """Close all its disks, even if one fails; borrowed ones stay open."""
         from contextlib import ExitStack
 
         self._closed = True
         with ExitStack() as stack:
-            for disk in self._disks:
+            for disk in self._disks if not self._borrowed else ():
                 stack.callback(disk.close)

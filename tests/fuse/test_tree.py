@@ -138,7 +138,7 @@ def test_nothing_is_changed_that_is_deciphered(stack: ExitStack, tmp_path: Path)
 
 def test_a_file_ends_where_the_disk_does(stack: ExitStack, tmp_path: Path) -> None:
     path = write_disk(tmp_path, "raw", b"0123456789" * 100)
-    file = Whole(stack.enter_context(dk.open_disk(path, writable=True)))
+    file = Whole(stack.enter_context(dk.open_disk(path, writable=True)), alone=False)
     buffer = memoryview(bytearray(20))
     assert file.read_into(995, buffer) == 5
     assert bytes(buffer[:5]) == b"56789"

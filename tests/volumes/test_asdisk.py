@@ -107,6 +107,43 @@ class TestWrittenPartitions(WritableDiskSuite):
         return DiskCase(partial(opened, [path], "p1", writable=True), whole)
 
 
+def beside_another(folder: Path) -> tuple[list[Path], str]:
+    """A split disk, and one with a partition: that partition's name among both."""
+    raw = bytearray(random.Random(3).randbytes(SIZE))
+    put_mbr(raw, [(0x83, 100, 2000)])
+    first = write_disk(folder, "twoGbMaxExtentSparse", bytes(raw), "first")
+    return [first, write_disk(folder, "monolithicSparse", raw_with_partition())], "d2p1"
+
+
+class TestPartitionsBesideOthers(DiskSuite):
+    """A partition of the second of two disks."""
+
+    @pytest.fixture
+    def case(self, tmp_path: Path) -> DiskCase:
+        """Both are open."""
+        paths, name = beside_another(tmp_path)
+        return DiskCase(partial(opened, paths, name), content())
+
+
+def test_partition_of_the_second_disk_is_where_it_is_in_its_file(tmp_path: Path) -> None:
+    paths, name = beside_another(tmp_path)
+    target = tmp_path / "copy.raw"
+    wanted = content()
+    with opened(paths, name) as disk, target.open("w+b") as out:
+        for table in disk.tables():
+            disk.pour(table, out.fileno())
+        out.truncate(SIZE)
+        assert target.read_bytes() == wanted
+    with opened(paths, name, writable=True) as disk:
+        for at in (0, SIZE // 2, SIZE - 1):
+            found = disk.stretch(at)
+            assert found is not None
+            assert 0 <= found.begin <= at < found.end <= SIZE
+            with paths[1].open("rb") as file:
+                file.seek(found.position)
+                assert file.read(found.end - found.begin) == wanted[found.begin : found.end]
+
+
 class TestStripes(DiskSuite):
     """A logical volume over two disks."""
 

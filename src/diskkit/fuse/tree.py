@@ -146,6 +146,7 @@ class DiskTree(Tree):
         What can be written to its owner may write to; `others` may read all.
         """
         self._readers = 0o444 if others else 0o400
+        self._alone = not any(disk.writable for disk in disks)
         self.size = disks[0].size
         self._owner = uid, gid
         self._when = time.time_ns()
@@ -191,7 +192,7 @@ class DiskTree(Tree):
         one = self._file(node)
         if writing and not one.content.writable:
             raise failure(errno.EROFS)
-        return Whole(one.content)
+        return Whole(one.content, alone=self._alone)
 
 
 class VolumeTree(DiskTree):
@@ -199,6 +200,7 @@ class VolumeTree(DiskTree):
 
     def __init__(self, disks: Sequence[Disk], volume: Volume) -> None:
         """Show `volume`, which lies on `disks`; writable if that is. For this user alone."""
+        self._alone = not volume.writable
         self.size = volume.size
         self._owner = os.getuid(), os.getgid()
         self._when = time.time_ns()
@@ -215,11 +217,11 @@ def _fixed(name: bytes, volume: Volume, disks: Sequence[Disk]) -> Fixed:
 class Whole(OpenFile):
     """A disk as a file."""
 
-    def __init__(self, disk: Disk) -> None:
-        """The disk stays the caller's."""
+    def __init__(self, disk: Disk, *, alone: bool) -> None:
+        """The disk stays the caller's; `alone` unless another file can change its bytes."""
         self._disk = disk
         self.size = disk.size
-        self.alone = not disk.writable
+        self.alone = alone
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         n = max(0, min(len(buffer), self.size - offset))

@@ -36,6 +36,16 @@ class Placed(NamedTuple):
     length: int
 
 
+class Home(NamedTuple):
+    """The disk of a volume that is one range of it."""
+
+    disk: Disk
+    offset: int
+    """Byte of the disk at which the volume begins."""
+    numbers: Int64
+    """By the numbers of the disk's sources, ascending: those of the volume's."""
+
+
 def open_volume(disks: Sequence[Disk], name: str | int, key: bytes | None = None) -> VolumeDisk:
     """The volume of this number or name. Takes over all `disks`, unless this fails.
 
@@ -45,8 +55,7 @@ def open_volume(disks: Sequence[Disk], name: str | int, key: bytes | None = None
     try:
         volume = table.volume(name)
     except UsageError as error:
-        hints = "".join(f"; {text}" for text in table.warnings)
-        raise UsageError(f"{disks[0].path}: {error}{hints}") from None
+        raise UsageError(f"{disks[0].path}: {error}") from None
     return VolumeDisk(volume, disks)
 
 
@@ -101,13 +110,16 @@ class VolumeDisk(Disk):
             self._numbers[place][number] = new + 1
         self._sources = [Source(0), *(source for *_, source in rows)]
         self._in_files = np.array([source.name is not None for source in self._sources])
-        self._shift = self._find_shift()
+        self._home = self._find_home()
 
-    def _find_shift(self) -> int | None:
-        """Where it begins, if it is one range of the only disk."""
+    def _find_home(self) -> Home | None:
+        """None where it lies in several places, or is deciphered."""
         first = next(_placed(self.volume, 0, self.size), None)
-        whole = first is not None and first.length == self.size and len(self._disks) == 1
-        return first.offset if first and whole and first.source is self._disks[0] else None
+        if first is not None and first.length == self.size:
+            for disk, numbers in zip(self._disks, self._numbers, strict=True):
+                if disk is first.source:
+                    return Home(disk, first.offset, numbers)
+        return None
 
     @property
     def info(self) -> DiskInfo:
@@ -134,10 +146,11 @@ class VolumeDisk(Disk):
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
         self._check_open()
-        if self._shift is None:
+        if self._home is None:
             self.volume.read_into(offset, buffer)
         else:
-            self._disks[0].read_into(offset + self._shift, buffer)
+            disk, begin, _ = self._home
+            disk.read_into(offset + begin, buffer)
 
     def _scan(self, offset: int, length: int, links: int | None) -> Iterator[RunTable]:
         return self._moved(offset, length, lambda disk, at, n: disk.tables(at, n, links=links))
@@ -170,23 +183,24 @@ class VolumeDisk(Disk):
 
     def stretch(self, offset: int) -> Stretch | None:
         """That of its disk, within its bounds."""
-        if self._shift is None:
+        if self._home is None:
             return None
-        found = self._disks[0].stretch(offset + self._shift)
+        disk, shift, _ = self._home
+        found = disk.stretch(offset + shift)
         if found is None:
             return None
-        begin = max(found.begin, self._shift)
-        end = min(found.end, self._shift + self.size)
+        begin, end = max(found.begin, shift), min(found.end, shift + self.size)
         position = found.position + begin - found.begin
-        return found._replace(begin=begin - self._shift, end=end - self._shift, position=position)
+        return found._replace(begin=begin - shift, end=end - shift, position=position)
 
     def pour(self, table: RunTable, out: int, base: int = 0) -> int:
         """By its disk, where it is one range of it."""
-        if self._shift is None:
+        if self._home is None:
             return super().pour(table, out, base)
-        there = _shifted(table, self._shift, ~self._in_files[table.sources])
-        there = there._replace(sources=table.sources - 1)
-        return self._disks[0].pour(there, out, base + self._shift)
+        disk, shift, numbers = self._home
+        there = _shifted(table, shift, ~self._in_files[table.sources])
+        there = there._replace(sources=np.searchsorted(numbers, table.sources))
+        return disk.pour(there, out, base + shift)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -197,10 +211,11 @@ class VolumeDisk(Disk):
 
     def _write(self, offset: int, data: memoryview) -> None:
         self._check_writable()
-        if self._shift is None:
+        if self._home is None:
             self.volume.write(offset, data)
         else:
-            self._disks[0].write(offset + self._shift, data)
+            disk, begin, _ = self._home
+            disk.write(offset + begin, data)
 
     def _zero(self, offset: int, length: int, *, give_back: bool) -> None:
         self._check_writable()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -17,8 +18,10 @@ from diskkit.errors import UsageError
 from diskkit.fuse.tree import DiskTree, OpenFile, Whole, names_of
 from diskkit.fuse.wire import ROOT
 from diskkit.volumes import Volume, find_volumes
+from diskkit.volumes.asdisk import open_volume
 from diskkit.volumes.volume import Segment, Stripe
 from makers.peers import SKIP_PREFIX
+from volumes.groups import NAME, group, layouts
 from volumes.test_asdisk import striped, write_disk
 from volumes.test_luks import KEY, locked
 from volumes.test_luks import content as secret
@@ -81,6 +84,22 @@ def test_a_volume_over_two_disks_is_a_file(stack: ExitStack, tmp_path: Path) -> 
     again = [stack.enter_context(dk.open_disk(path)) for path in paths]
     tree = DiskTree(again, find_volumes(*again).volumes, uid=0, gid=0)
     assert everything(opened(tree, b"vg0-data")) == model
+
+
+def test_all_disks_of_a_volume_are_flushed(stack: ExitStack, tmp_path: Path) -> None:
+    size = 4 * MIB
+    raws = group(bytes(size), layouts(bytes(size))["two disks"])
+    paths = [write_disk(tmp_path, "monolithicSparse", r, f"pv{n}") for n, r in enumerate(raws)]
+    disks = [stack.enter_context(dk.open_disk(path, writable=True)) for path in paths]
+    tree = DiskTree(disks, find_volumes(*disks).volumes, uid=0, gid=0)
+    file = opened(tree, b"vg0-root", writing=True)
+    for offset in (0, size - 4):
+        file.write(offset, memoryview(b"kept"))
+    file.flush()
+    # As they would be after a crash now.
+    copies = [shutil.copy(path, path.with_suffix(".crashed.vmdk")) for path in paths]
+    with open_volume([dk.open_disk(path) for path in copies], NAME) as volume:
+        assert volume.read(0, size) == b"kept".ljust(size - 4, b"\0") + b"kept"
 
 
 def test_holes_of_a_disk_are_holes_of_its_volumes(stack: ExitStack, tmp_path: Path) -> None:

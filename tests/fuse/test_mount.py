@@ -20,6 +20,7 @@ import pytest
 
 import diskkit as dk
 from files.guests import make, walk
+from filters.test_overlay import large
 from fuse.conftest import TIMEOUT, diskkit
 from makers.peers import requires
 from volumes.tables import put_mbr
@@ -172,6 +173,25 @@ def test_an_overlay_leaves_the_disk_alone(mounts: Mounts, tmp_path: Path) -> Non
             os.pwrite(file.fileno(), b"change", 512)
         assert mounts.end(process) == (0, "")
     assert path.read_bytes() == before
+
+
+def test_an_overlay_of_a_large_disk(mounts: Mounts, tmp_path: Path) -> None:
+    size = 20 << 40
+    path, data = large(tmp_path, size)
+    far = 15 << 40
+    for turn in (1, 2):
+        folder, process = mounts.mount(path, "--overlay", tmp_path / "over")
+        fd = os.open(folder / "flat", os.O_RDWR)
+        try:
+            assert os.fstat(fd).st_size == size
+            assert os.pread(fd, 4096, size - 4096) == data[size - MIB][-4096:]
+            assert os.pread(fd, 6, far) == (bytes(6) if turn == 1 else b"change")
+            os.pwrite(fd, b"change", far)
+            assert os.lseek(fd, size // 2 + MIB, os.SEEK_DATA) == far
+            assert os.lseek(fd, far, os.SEEK_HOLE) == far + 4096
+        finally:
+            os.close(fd)
+        assert mounts.end(process) == (0, "")
 
 
 def partitioned(tmp_path: Path) -> tuple[Path, Path]:

@@ -14,7 +14,7 @@ import numpy as np
 from diskkit.disk import Disk, Source, Stretch
 from diskkit.errors import UsageError
 from diskkit.runs import State
-from diskkit.table import single
+from diskkit.table import merge, single, weave
 from diskkit.volumes.find import find_volumes
 from diskkit.volumes.volume import Volume
 
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from diskkit.info import DiskInfo
     from diskkit.interfaces import Readable
     from diskkit.table import Int64, RunTable
+    from diskkit.volumes.volume import Part
+
+    Ask = Callable[[Disk, int, int], Iterator[RunTable]]
+
+
+_WOVEN = 4 << 30
+"""Bytes of stripes whose maps are put together at a time,"""
+_TURNS = 1 << 18
+"""and the pieces that they are at most."""
 
 
 class Placed(NamedTuple):
@@ -60,22 +69,27 @@ def open_volume(disks: Sequence[Disk], name: str | int, key: bytes | None = None
 
 
 def _placed(source: Readable, offset: int, length: int) -> Iterator[Placed]:
-    """Where a range lies: a partition may hold a part of a logical volume, and so on."""
+    """Where a range lies, in no order: a partition may hold a part of a logical volume, and so on.
+
+    What is striped is a single range of each stripe, as far as whole turns go.
+    """
     if isinstance(source, Volume):
-        for piece in source.pieces(offset, length):
-            yield from _placed(*piece)
+        for part in source.parts(offset, length):
+            for lane in part.lanes:
+                yield from _placed(*lane)
     else:
         yield Placed(source, offset, length)
 
 
-def _shifted(table: RunTable, by: int, loose: NDArray[np.bool_]) -> RunTable:
-    """The same rows further on. Where a row is in no file, its position is its own offset."""
-    moved = loose & (table.states == State.DATA)
-    return table._replace(
-        starts=table.starts + by,
-        end=table.end + by,
-        positions=np.where(moved, table.positions + by, table.positions),
-    )
+def _shifted(table: RunTable, by: int) -> RunTable:
+    """The same rows further on."""
+    return table._replace(starts=table.starts + by, end=table.end + by)
+
+
+def _in_place(table: RunTable, loose: NDArray[np.bool_]) -> RunTable:
+    """Where a row is in no file, its position is its own offset."""
+    own = loose & (table.states == State.DATA)
+    return table._replace(positions=np.where(own, table.starts, table.positions))
 
 
 class VolumeDisk(Disk):
@@ -160,26 +174,42 @@ class VolumeDisk(Disk):
         offset, length = self._range(offset, length)
         return self._moved(offset, length, lambda disk, at, n: disk.stored(at, n))
 
-    def _moved(
-        self, offset: int, length: int, ask: Callable[[Disk, int, int], Iterator[RunTable]]
-    ) -> Iterator[RunTable]:
+    def _moved(self, offset: int, length: int, ask: Ask) -> Iterator[RunTable]:
         self._check_open()
-        for place in _placed(self.volume, offset, length):
-            number = next((n for n, d in enumerate(self._disks) if d is place.source), None)
-            if number is None:
-                yield single(offset, place.length, State.DATA, offset)
-            else:
-                for table in ask(self._disks[number], place.offset, place.length):
-                    yield self._as_mine(table, self._numbers[number], offset - place.offset)
-            offset += place.length
+        for table in self._below(self.volume, offset, length, ask):
+            yield _in_place(table, ~self._in_files[table.sources])
+
+    def _below(self, source: Readable, offset: int, length: int, ask: Ask) -> Iterator[RunTable]:
+        """Tables of a range of whatever the volume lies on, in its bytes and with our sources."""
+        if isinstance(source, Volume):
+            for part in source.parts(offset, length):
+                yield from self._of_part(part, ask)
+            return
+        for disk, numbers in zip(self._disks, self._numbers, strict=True):
+            if disk is source:
+                for table in ask(disk, offset, length):
+                    yield table._replace(sources=numbers[table.sources])
+                return
+        yield single(offset, length, State.DATA, offset)
+
+    def _of_part(self, part: Part, ask: Ask) -> Iterator[RunTable]:
+        """The same for a part of a volume, in the bytes of that volume."""
+        first, count = part.lanes[0], len(part.lanes)
+        if count == 1:
+            for table in self._below(*first, ask):
+                yield _shifted(table, part.start - first.offset)
+            return
+        step = part.unit * max(1, min(_WOVEN // part.unit, _TURNS) // count)
+        for begin in range(0, first.length, step):
+            n = min(step, first.length - begin)
+            lanes = [
+                list(self._below(lane.source, lane.offset + begin, n, ask)) for lane in part.lanes
+            ]
+            yield merge(weave(lanes, part.unit, part.start + begin * count))
 
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("the disk is closed")
-
-    def _as_mine(self, table: RunTable, numbers: Int64, by: int) -> RunTable:
-        sources = numbers[table.sources]
-        return _shifted(table, by, ~self._in_files[sources])._replace(sources=sources)
 
     def stretch(self, offset: int) -> Stretch | None:
         """That of its disk, within its bounds."""
@@ -198,7 +228,7 @@ class VolumeDisk(Disk):
         if self._home is None:
             return super().pour(table, out, base)
         disk, shift, numbers = self._home
-        there = _shifted(table, shift, ~self._in_files[table.sources])
+        there = _in_place(_shifted(table, shift), ~self._in_files[table.sources])
         there = there._replace(sources=np.searchsorted(numbers, table.sources))
         return disk.pour(there, out, base + shift)
 

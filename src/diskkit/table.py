@@ -143,6 +143,31 @@ def merge(table: RunTable) -> RunTable:
     )
 
 
+def weave(lanes: Sequence[Sequence[RunTable]], unit: int, offset: int) -> RunTable:
+    """Lanes of equal length as one table from `offset` on, taking `unit` bytes of each in turns.
+
+    A lane is consecutive tables. Rows that could join are not joined.
+    """
+    columns = []
+    end = offset
+    for number, lane in enumerate(lanes):
+        begin, stop = lane[0].offset, lane[-1].end
+        starts = np.concatenate([table.starts for table in lane])
+        cuts = _union(starts, np.arange(begin, stop, unit, dtype=np.int64))
+        rows = np.searchsorted(starts, cuts, "right") - 1
+        states, sources, positions = (
+            np.concatenate([table[column] for table in lane])[rows] for column in (2, 3, 4)
+        )
+        positions = np.where(states == DATA, positions + (cuts - starts[rows]), positions)
+        turns, inside = np.divmod(cuts - begin, unit)
+        places = offset + (turns * len(lanes) + number) * unit + inside
+        columns.append((places, states, sources, positions))
+        end += stop - begin
+    starts, states, sources, positions = (np.concatenate(c) for c in zip(*columns, strict=True))
+    order = np.argsort(starts, kind="stable")  # quick where much is in order
+    return RunTable(starts[order], end, states[order], sources[order], positions[order])
+
+
 def overlay(top: RunTable, below: RunTable) -> RunTable:
     """What is seen through the holes of `top` onto `below`, over the stretch both cover.
 
@@ -152,7 +177,7 @@ def overlay(top: RunTable, below: RunTable) -> RunTable:
     top, below = top.clip(end), below.clip(end)
     if not (top.states == HOLE).any():
         return top
-    starts = np.union1d(top.starts, below.starts)
+    starts = _union(top.starts, below.starts)
     upper = np.searchsorted(top.starts, starts, "right") - 1
     lower = np.searchsorted(below.starts, starts, "right") - 1
     through = top.states[upper] == HOLE
@@ -162,6 +187,13 @@ def overlay(top: RunTable, below: RunTable) -> RunTable:
     positions = np.where(through, below.positions[lower], top.positions[upper])
     positions = np.where(states == DATA, positions + (starts - origin), positions)
     return merge(RunTable(starts, end, states, sources, positions))
+
+
+def _union(one: Int64, two: Int64) -> Int64:
+    """Values of either of two ascending columns, ascending."""
+    both = np.sort(np.concatenate([one, two]), kind="stable")
+    found: Int64 = both[np.append(True, both[1:] != both[:-1])]
+    return found
 
 
 def restrict(table: RunTable, begins: Int64, ends: Int64) -> RunTable:

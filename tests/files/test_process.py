@@ -220,7 +220,7 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, small: bytes)
         (b"_BHRfS_M", 65600, "btrfs is read by the kernel only"),
         (b"-FVE-FS-", 3, "BitLocker"),
         (b"ReFS\0\0\0\0", 3, "ReFS cannot be read"),
-        (b"LUKS\xba\xbe\0\x01", 0, r"encrypted \(LUKS\): give its key"),
+        (b"LUKS\xba\xbe\0\x01", 0, r"encrypted \(LUKS\): give its key, and name whole\.luks"),
         (b"", 0, "no filesystem was recognised"),
     ],
 )

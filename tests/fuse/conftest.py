@@ -13,6 +13,7 @@ import pytest
 
 from diskkit.fuse.mounting import mounted
 from makers.peers import SKIP_PREFIX
+from volumes.test_luks import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,3 +85,12 @@ def mounts(tmp_path: Path) -> Iterator[Mounts]:
     found.clear()
     left = [one for one in mounted() if one.folder.startswith(str(tmp_path))]
     assert not left
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    """The key file of the encrypted disks."""
+    pytest.importorskip("cryptography", reason=f"{SKIP_PREFIX} cryptography")
+    path = tmp_path / "key"
+    path.write_bytes(KEY)
+    return path

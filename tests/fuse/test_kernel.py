@@ -20,9 +20,11 @@ import diskkit as dk
 from diskkit.errors import StorageError, UnsupportedFeature
 from diskkit.fuse import kernel, loop, mounting, servers
 from diskkit.fuse.servers import Note, Writer
-from files.guests import plain_names, unix_tree, walk
+from files.guests import make, plain_names, unix_tree, walk
 from fuse.conftest import TIMEOUT, diskkit
+from fuse.test_volumes import encrypted, grouped, with_
 from makers.peers import SKIP_PREFIX, requires
+from volumes.groups import NAME
 from volumes.tables import put_mbr
 
 if TYPE_CHECKING:
@@ -61,15 +63,26 @@ def quiet(*words: str | Path) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")
 
 
+def empty_volume(kind: str, folder: Path, words: tuple[str, ...] = ()) -> Path:
+    """An empty filesystem."""
+    size, make, _ = MAKERS[kind]
+    volume = folder / "volume.raw"
+    volume.touch()
+    os.truncate(volume, size * MIB)
+    quiet(*make, *words, volume)
+    return volume
+
+
 def empty(
     kind: str, folder: Path, disk_kind: str = "monolithicSparse", words: tuple[str, ...] = ()
 ) -> Path:
     """A disk whose second partition holds an empty filesystem."""
-    size, make, _ = MAKERS[kind]
-    volume, raw, path = folder / "volume.raw", folder / "disk.raw", folder / f"{folder.name}.vmdk"
-    volume.touch()
-    os.truncate(volume, size * MIB)
-    quiet(*make, *words, volume)
+    size = MAKERS[kind][0]
+    volume, raw, path = (
+        empty_volume(kind, folder, words),
+        folder / "disk.raw",
+        folder / f"{folder.name}.vmdk",
+    )
     table = bytearray(START)
     put_mbr(table, [(0x83, 2048, 2048), (0x83, START // 512, size * MIB // 512)])
     raw.write_bytes(table)
@@ -201,6 +214,72 @@ def test_a_journal_is_replayed_into_the_overlay(
     assert mounts.end(process) == (0, "")
     assert hashed(path) != before
     quiet(*MAKERS[kind][2], volume_of(path, tmp_path))
+    gone(path)
+
+
+@pytest.mark.parametrize("layout", ["two segments", "two disks"])
+def test_a_logical_volume_is_written_by_the_kernel(
+    mounts: Mounts, needs: Callable[[str], None], tmp_path: Path, layout: str
+) -> None:
+    """Without device-mapper, on one disk and on two."""
+    needs("ext4")
+    paths = grouped(tmp_path, empty_volume("ext4", tmp_path).read_bytes(), layout)
+    first, others = paths[0], with_(paths[1:])
+    source = unix_tree(tmp_path / "tree")
+    folder = mounts.folder()
+    done = diskkit("mount", first, folder, "--volume", NAME, "--writable", *others)
+    assert done.returncode == 0, done.stderr
+    try:
+        quiet("cp", "-a", f"{source}/.", folder)
+        assert inside(folder) == walk(source)
+    finally:
+        done = diskkit("umount", folder)
+    assert done.returncode == 0, done.stderr
+    gone(first)
+    assert all(dk.check(path).ok for path in paths)
+    volume = tmp_path / "again.raw"
+    done = diskkit("convert", first, volume, "--volume", NAME, *others, "-q")
+    assert done.returncode == 0, done.stderr
+    quiet(*MAKERS["ext4"][2], volume)
+    folder, process = mounts.mount(first, "--volume", NAME, *others)
+    assert inside(folder) == walk(source)
+    assert mounts.end(process) == (0, "")
+    # For reading only, and into an overlay, which takes what is written to one disk.
+    before = [hashed(path) for path in paths]
+    over = [] if others else ["--overlay", str(tmp_path / "over")]
+    for words in (["--kernel"], over):
+        folder, process = mounts.mount(first, "--volume", NAME, *others, *words)
+        assert inside(folder) == walk(source)
+        if words == over and over:
+            (folder / "more").write_bytes(b"into the overlay")
+        assert mounts.end(process) == (0, "")
+    assert [hashed(path) for path in paths] == before
+    gone(first)
+
+
+def test_an_encrypted_volume_is_shown_by_the_kernel(
+    mounts: Mounts, needs: Callable[[str], None], tmp_path: Path, key: Path
+) -> None:
+    needs("ext4")
+    image, source = make("ext4", tmp_path)
+    path = encrypted(tmp_path, image.read_bytes())
+    before = hashed(path)
+    words = ["--key-file", str(key), "--volume", "p2.luks"]
+    folder, process = mounts.mount(path, "--kernel", *words)
+    assert inside(folder) == walk(source)
+    with pytest.raises(OSError, match="Read-only"):
+        (folder / "new").write_bytes(b"")
+    assert mounts.end(process) == (0, "")
+    gone(path)
+    for more, text in (
+        (["--writable"], "volume p2.luks: can be read only, since it is deciphered"),
+        (["--overlay", str(tmp_path / "over")], "volume p2.luks: can be read only"),
+        (["--kernel", "--volume", "p2"], "luks2 is not mounted by the kernel (give its key"),
+    ):
+        done = diskkit("mount", path, mounts.folder(), *words, *more)
+        assert (done.returncode, text in done.stderr) == (1, True), done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert hashed(path) == before
     gone(path)
 
 

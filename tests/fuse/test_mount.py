@@ -20,6 +20,7 @@ import pytest
 
 import diskkit as dk
 from files.guests import make, walk
+from filters.test_overlay import large
 from fuse.conftest import TIMEOUT, diskkit
 from makers.peers import requires
 from volumes.tables import put_mbr
@@ -63,21 +64,29 @@ def test_flat_is_the_disk(mounts: Mounts, tmp_path: Path, kind: str) -> None:
             assert os.pread(file.fileno(), length, offset) == content[offset : offset + length]
 
 
-def test_holes_can_be_found(mounts: Mounts, tmp_path: Path) -> None:
-    path, content = sparse(tmp_path)
-    folder, _ = mounts.mount(path)
-    fd = os.open(folder / "flat", os.O_RDONLY)
+def data_of(path: Path) -> list[tuple[int, int]]:
+    """Where a file has data, as it says: begin and end."""
+    fd = os.open(path, os.O_RDONLY)
     try:
-        found, at = [], 0
+        found: list[tuple[int, int]] = []
+        at = 0
         while True:
             try:
                 data = os.lseek(fd, at, os.SEEK_DATA)
-            except OSError:
-                break
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return found
             at = os.lseek(fd, data, os.SEEK_HOLE)
             found.append((data, at))
     finally:
         os.close(fd)
+
+
+def test_holes_can_be_found(mounts: Mounts, tmp_path: Path) -> None:
+    path, content = sparse(tmp_path)
+    folder, _ = mounts.mount(path)
+    found = data_of(folder / "flat")
     with dk.open_disk(path) as disk:
         assert found == [(o, o + n) for o, n in disk.allocated(chunk=512)]
     assert (folder / "flat").stat().st_blocks * 512 == sum(end - begin for begin, end in found)
@@ -107,18 +116,17 @@ def test_what_is_not_there(mounts: Mounts, tmp_path: Path) -> None:
     assert os.statvfs(folder).f_blocks == SIZE // 4096
 
 
-@pytest.mark.parametrize("kind", ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse"])
-def test_random_changes_against_a_model(mounts: Mounts, tmp_path: Path, kind: str) -> None:
-    path, model = sparse(tmp_path, kind)
-    folder, process = mounts.mount(path, "--writable")
-    chance = random.Random(kind)
+def change_at_random(path: Path, model: bytearray, seed: str) -> None:
+    """Change an opened disk or volume in all ways there are, and the model of it likewise."""
+    chance = random.Random(seed)
     libc = ctypes.CDLL(None, use_errno=True)
     wide = ctypes.c_int64
-    fd = os.open(folder / "flat", os.O_RDWR)
+    size = len(model)
+    fd = os.open(path, os.O_RDWR)
     try:
         for _ in range(150):
-            offset = chance.randrange(SIZE)
-            length = min(SIZE - offset, chance.choice([1, 512, 4096, 70000, MIB]))
+            offset = chance.randrange(size)
+            length = min(size - offset, chance.choice([1, 512, 4096, 70000, MIB]))
             what = chance.choice(["write", "write", "read", "punch", "zero", "sync"])
             if what == "write":
                 data = chance.randbytes(length)
@@ -134,13 +142,20 @@ def test_random_changes_against_a_model(mounts: Mounts, tmp_path: Path, kind: st
                 model[offset : offset + length] = bytes(length)
         with pytest.raises(OSError, match="Operation not permitted"):
             os.ftruncate(fd, 0)
-        os.ftruncate(fd, SIZE)
+        os.ftruncate(fd, size)
         assert libc.fallocate(fd, 0, wide(0), wide(4096)) == -1
         with pytest.raises(OSError, match="No space left"):
-            os.pwrite(fd, b"beyond", SIZE)
+            os.pwrite(fd, b"beyond", size)
     finally:
         os.close(fd)
-    assert (folder / "flat").read_bytes() == model
+    assert path.read_bytes() == model
+
+
+@pytest.mark.parametrize("kind", ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse"])
+def test_random_changes_against_a_model(mounts: Mounts, tmp_path: Path, kind: str) -> None:
+    path, model = sparse(tmp_path, kind)
+    folder, process = mounts.mount(path, "--writable")
+    change_at_random(folder / "flat", model, kind)
     assert mounts.end(process) == (0, "")
     with dk.open_disk(path) as disk:
         assert disk.read(0, SIZE) == model
@@ -158,6 +173,25 @@ def test_an_overlay_leaves_the_disk_alone(mounts: Mounts, tmp_path: Path) -> Non
             os.pwrite(file.fileno(), b"change", 512)
         assert mounts.end(process) == (0, "")
     assert path.read_bytes() == before
+
+
+def test_an_overlay_of_a_large_disk(mounts: Mounts, tmp_path: Path) -> None:
+    size = 20 << 40
+    path, data = large(tmp_path, size)
+    far = 15 << 40
+    for turn in (1, 2):
+        folder, process = mounts.mount(path, "--overlay", tmp_path / "over")
+        fd = os.open(folder / "flat", os.O_RDWR)
+        try:
+            assert os.fstat(fd).st_size == size
+            assert os.pread(fd, 4096, size - 4096) == data[size - MIB][-4096:]
+            assert os.pread(fd, 6, far) == (bytes(6) if turn == 1 else b"change")
+            os.pwrite(fd, b"change", far)
+            assert os.lseek(fd, size // 2 + MIB, os.SEEK_DATA) == far
+            assert os.lseek(fd, far, os.SEEK_HOLE) == far + 4096
+        finally:
+            os.close(fd)
+        assert mounts.end(process) == (0, "")
 
 
 def partitioned(tmp_path: Path) -> tuple[Path, Path]:

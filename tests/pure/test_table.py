@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from diskkit.mapping import Alike, intervals, merged_rows, merged_tables, ranges_where
 from diskkit.runs import State
-from diskkit.table import RunTable, distinct, from_rows, merge, overlay, present, restrict, single
+from diskkit.table import (
+    RunTable,
+    distinct,
+    from_rows,
+    merge,
+    overlay,
+    present,
+    restrict,
+    single,
+    weave,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,6 +166,25 @@ def test_rows_are_a_part(table: RunTable, data: st.DataObject) -> None:
     part = table.rows(first, last)
     assert slow(part) == slow(table)[part.offset : part.end]
     assert len(part.starts) == last - first
+
+
+@given(st.lists(tables(offset=7), min_size=1, max_size=4), st.integers(1, 9), st.data())
+def test_weaving_takes_lanes_in_turns(
+    lanes: list[RunTable], unit: int, data: st.DataObject
+) -> None:
+    length = min(t.end for t in lanes) - 7
+    unit = min(unit, length)
+    end = 7 + length // unit * unit
+    lanes = [t._replace(sources=t.sources + 10 * i).clip(end) for i, t in enumerate(lanes)]
+    cuts = data.draw(st.lists(st.integers(8, end)))
+    woven = weave([in_pieces(lane, cuts) for lane in lanes], unit, 100)
+    same_form(woven)
+    assert (woven.offset, woven.end) == (100, 100 + (end - 7) * len(lanes))
+    want: Slow = []
+    for at in range(0, end - 7, unit):
+        for lane in lanes:
+            want += slow(lane)[at : at + unit]
+    assert slow(woven) == want
 
 
 @given(tables(offset=3), tables(offset=3))

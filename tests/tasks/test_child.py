@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import struct
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ import diskkit
 from diskkit.cli import main
 from diskkit.errors import ChainError, DiskkitError, UsageError
 from diskkit.formats.vmdk.esx import parse_sesparse_header
+from diskkit.formats.vmdk.writing import grains as grains_writing
+from diskkit.formats.vmdk.writing import sesparse as sesparse_writing
 from diskkit.tasks.child import create_child
 from makers import cowd, flat, sample_grain, sesparse_regions, write_descriptor
 from makers.peers import qemu_img
@@ -272,6 +275,45 @@ def test_child_can_be_written_to(tmp_path: Path, kind: str) -> None:
     done = qemu_img("convert", "-f", "vmdk", "-O", "raw", child, raw)
     assert done.returncode == 0, done.stderr
     assert raw.read_bytes() == new
+
+
+@pytest.mark.parametrize("reopened", [True, False])
+def test_a_full_sesparse_file_takes_what_was_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopened: bool
+) -> None:
+    """A little of the file at a time is looked through for it, once nobody knows whose it was."""
+    monkeypatch.setattr(sesparse_writing, "_SEARCHED", 50)
+    monkeypatch.setattr(sesparse_writing, "_CHUNK", 7)
+    if not reopened:
+        monkeypatch.setattr(grains_writing, "_PARKED", 0)
+    capacity = 1 << 20
+    (base, _), child = esx_base(tmp_path, capacity // SECTOR), tmp_path / "child.vmdk"
+    create_child(base, child, "seSparse", experimental=True)
+    dice = random.Random(1)
+    model = bytearray(dice.randbytes(capacity))
+    disk = diskkit.open_disk(child, writable=True, experimental=True)
+    try:
+        disk.write(0, model)
+        disk.flush()
+        size = (tmp_path / "child-sesparse.vmdk").stat().st_size
+        for _ in range(4):
+            given = dice.sample(range(capacity // 4096), 90)
+            for grain in given:
+                disk.discard(grain * 4096, 4096)
+            disk.flush()
+            if reopened:
+                disk.close()
+                disk = diskkit.open_disk(child, writable=True, experimental=True)
+            for grain in dice.sample(given, 90):
+                data = dice.randbytes(4096)
+                disk.write(grain * 4096, data)
+                model[grain * 4096 : grain * 4096 + 4096] = data
+            assert disk.read(0, capacity) == model
+        assert (tmp_path / "child-sesparse.vmdk").stat().st_size == size
+    finally:
+        disk.close()
+    assert read(child) == model
+    assert diskkit.check(child).ok
 
 
 def test_command_line_makes_children(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

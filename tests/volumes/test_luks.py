@@ -90,10 +90,10 @@ KINDS: dict[str, tuple[str, tuple[str, ...], int]] = {
 }  # fmt: skip
 
 
-def locked(name: str) -> tuple[bytearray, int]:
+def locked(name: str, plain: bytes | None = None) -> tuple[bytearray, int]:
     kind, words, sector = KINDS[name]
     header, offset = made(kind, *words)
-    return bytearray(header + encipher(content(), sector)), offset
+    return bytearray(header + encipher(content() if plain is None else plain, sector)), offset
 
 
 def whole(disk: bytes | bytearray) -> Volume:

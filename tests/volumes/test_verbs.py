@@ -13,10 +13,10 @@ import pytest
 from diskkit.cli import main
 from diskkit.nbd.client import NbdDisk
 from diskkit.open import open_disk
-from files.guests import MIB, make_ext, tree
+from files.guests import make_ext, tree
 from files.test_copies import reader_for
 from makers.peers import SKIP_PREFIX
-from volumes.tables import PE_START, Part, lvm_text, put_pv
+from volumes.groups import group, layouts
 from volumes.test_asdisk import BEGIN, content, raw_with_partition, striped, write_disk
 from volumes.test_luks import KEY, locked
 from volumes.test_luks import content as secret
@@ -83,22 +83,10 @@ def test_files_of_a_group_over_two_disks(
     reader_for("ext4")
     make_ext(tmp_path / "fs.raw", tree(tmp_path / "tree"), "ext4")
     whole = (tmp_path / "fs.raw").read_bytes()
-    extent = MIB
-    count = len(whole) // extent
-    half = count // 2
-    # The second half lies on the first disk.
-    parts = [Part(0, half, [(1, 0)]), Part(half, count - half, [(0, 3)])]
-    text = lvm_text({"root": parts}, pvs=(0, 1), extent_sectors=extent // 512)
-    paths = []
-    for number, (at, half_of_it) in enumerate(
-        ((3 * extent, whole[half * extent :]), (0, whole[: half * extent]))
-    ):
-        begin = PE_START * 512 + at
-        disk = bytearray(begin + len(half_of_it) + MIB)
-        disk[begin : begin + len(half_of_it)] = half_of_it
-        put_pv(disk, 0, len(disk), number, text)
-        paths.append(write_disk(tmp_path, "monolithicSparse", bytes(disk), f"pv{number}"))
-    first, second = paths
+    first, second = (
+        write_disk(tmp_path, "monolithicSparse", raw, f"pv{number}")
+        for number, raw in enumerate(group(whole, layouts(whole)["two disks"]))
+    )
     name = f"{first}:vg0/root:/big.bin"
     assert main(["cat", name]) == 1
     capfdbinary.readouterr()

@@ -12,7 +12,14 @@ import typer
 
 from diskkit.cli.failures import DONE, FAILED, warn
 from diskkit.cli.options import Common, Json, with_common
-from diskkit.errors import FormatError, StorageError, UsageError, printable_line
+from diskkit.cli.part import KeyFile, With, read_key
+from diskkit.errors import (
+    FormatError,
+    StorageError,
+    UnsupportedFeature,
+    UsageError,
+    printable_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +46,8 @@ def mount(
         str | None,
         typer.Option("--volume", metavar="N", help="Show the files of this volume alone."),
     ] = None,
+    others: With = None,
+    key_file: KeyFile = None,
     writable: Annotated[bool, typer.Option("--writable", help="Let the disk be changed.")] = False,
     overlay: Annotated[
         str | None,
@@ -65,8 +74,15 @@ def mount(
         raise UsageError("mount: name a disk and a folder, or say --list")
     if writable and overlay is not None:
         raise UsageError("mount: --overlay and --writable: what is written goes to one of them")
+    if overlay is not None and others:
+        raise UsageError(
+            "mount: --overlay keeps what is written to one disk, and --with names more"
+        )
     if kernel and volume is None:
         raise UsageError("mount: --kernel mounts one volume: say which by --volume")
+    to_kernel = volume is not None and (kernel or writable or overlay is not None)
+    if to_kernel and allow_other:
+        raise UsageError("mount: --allow-other: the kernel lets in whom the files' modes do")
     if not os.path.isdir(folder):  # noqa: PTH112 - as it was given
         raise StorageError(folder, "is not a folder")
     ready = None if foreground else _background()
@@ -74,22 +90,22 @@ def mount(
         return ready
     told = _Told(common, ready)
     with ExitStack() as stack:
-        if volume is not None and (kernel or writable or overlay is not None):
+        if to_kernel:
             from diskkit.fuse.servers import Writer
 
-            if allow_other:
-                raise UsageError(
-                    "mount: --allow-other: the kernel lets in whom the files' modes do"
-                )
-            # Left last: it tells others how closing the disk went.
+            # Left last: it tells others how closing the disks went.
             writer = stack.enter_context(Writer())
-            disk = stack.enter_context(_near(common.open(name, writable=writable, overlay=overlay)))
-            _serve_to_kernel(disk, volume, folder, writer, told)
+        key = read_key(key_file)
+        disks = [
+            stack.enter_context(_near(common.open(one, writable=writable, overlay=overlay)))
+            for one in (name, *(others or ()))
+        ]
+        if volume is not None and to_kernel:
+            _serve_to_kernel(disks, volume, key, folder, writer, told)
         else:
-            disk = stack.enter_context(_near(common.open(name, writable=writable, overlay=overlay)))
-            tree = _tree(disk, volume, told, others=allow_other)
+            tree = _tree(disks, volume, key, told, others=allow_other)
             stack.callback(tree.close)
-            _serve(disk, tree, folder, told, allow_other=allow_other)
+            _serve(disks, tree, folder, told, allow_other=allow_other)
     return DONE
 
 
@@ -142,37 +158,39 @@ def _background() -> _Ready | int:
     return _Ready(pipe)
 
 
-def _tree(disk: Disk, chosen: str | None, told: _Told, *, others: bool) -> Tree:
+def _tree(
+    disks: list[Disk], chosen: str | None, key: bytes | None, told: _Told, *, others: bool
+) -> Tree:
     from diskkit.files import open_filesystem
     from diskkit.fuse.filestree import FilesTree, JoinedTree
     from diskkit.fuse.tree import DiskTree
     from diskkit.volumes import find_volumes
 
     if chosen is not None:
-        one = find_volumes(disk).volume(chosen)
+        one = find_volumes(*disks, key=key).volume(chosen)
         fs = open_filesystem(one)
         for text in fs.warnings if told.warn else ():
             warn(text)
         return FilesTree(one, fs)
     volumes: list[Volume] = []
     try:
-        found = find_volumes(disk)
+        found = find_volumes(*disks, key=key)
         volumes = found.volumes
         for text in found.warnings if told.warn else ():
             warn(text)
     except FormatError as error:
-        warn(f"{disk.path}: no volumes: {error}")
-    whole = DiskTree(disk, volumes, uid=os.getuid(), gid=os.getgid(), others=others)
+        warn(f"{disks[0].path}: no volumes: {error}")
+    whole = DiskTree(disks, volumes, uid=os.getuid(), gid=os.getgid(), others=others)
     return JoinedTree(whole, volumes, told.warn)
 
 
-def _serve(disk: Disk, tree: Tree, folder: str, told: _Told, *, allow_other: bool) -> None:
+def _serve(disks: list[Disk], tree: Tree, folder: str, told: _Told, *, allow_other: bool) -> None:
     from diskkit.fuse import mounting
     from diskkit.fuse.session import Session
 
-    read_only = not disk.writable
-    device = mounting.mount(disk.path, folder, read_only=read_only, allow_other=allow_other)
-    session = Session(device, tree, threads=_threads(disk), warn=told.warn)
+    first, read_only = disks[0].path, not disks[0].writable
+    device = mounting.mount(first, folder, read_only=read_only, allow_other=allow_other)
+    session = Session(device, tree, threads=_threads(disks), warn=told.warn)
     try:
         session.start()
         mounting.read_ahead(folder)
@@ -187,19 +205,25 @@ def _serve(disk: Disk, tree: Tree, folder: str, told: _Told, *, allow_other: boo
         session.close()
 
 
-def _serve_to_kernel(disk: Disk, chosen: str, folder: str, writer: Writer, told: _Told) -> None:
+def _serve_to_kernel(
+    disks: list[Disk], chosen: str, key: bytes | None, folder: str, writer: Writer, told: _Told
+) -> None:
     """Let the kernel's own driver mount a volume, and serve it until it is unmounted."""
     from diskkit.fuse.kernelserver import KernelServer
     from diskkit.volumes import find_volumes
 
-    volume = find_volumes(disk).volume(chosen)
+    volume = find_volumes(*disks, key=key).volume(chosen)
+    writable = disks[0].writable
+    if writable and not volume.writable:
+        text = "can be read only, since it is deciphered: --kernel alone mounts it"
+        raise UnsupportedFeature(text, structure=f"volume {volume.name}")
     with KernelServer(
-        disk,
+        disks,
         volume,
         folder,
         writer,
-        writable=disk.writable,
-        threads=_threads(disk),
+        writable=writable,
+        threads=_threads(disks),
         warn=told.warn,
     ) as server:
         try:
@@ -221,7 +245,7 @@ def _near(disk: Disk) -> Disk:
     return CachedDisk(disk)
 
 
-def _threads(disk: Disk) -> int:
+def _threads(disks: list[Disk]) -> int:
     from diskkit.fuse.session import THREADS
 
-    return _FAR_THREADS if disk.path.startswith(_FAR) else THREADS
+    return _FAR_THREADS if any(disk.path.startswith(_FAR) for disk in disks) else THREADS

@@ -37,17 +37,21 @@ def list_mounts(*, as_json: bool) -> int:
 
 def _settle(folder: str) -> None:
     """What was written is durable before the folder is gone: its server ends a little later."""
-    flat = os.path.join(folder, "flat")  # noqa: PTH118 - as it was given
     try:
-        fd = os.open(flat, os.O_RDONLY)
+        with os.scandir(folder) as rows:
+            names = [row.path for row in rows if row.is_file(follow_symlinks=False)]
     except OSError:
-        return  # a single volume, which is never written to; or its server is dead
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        raise StorageError(flat, error.strerror or "cannot be made durable") from None
-    finally:
-        os.close(fd)
+        return  # its server is dead
+    # One of them for each disk, if there are several, and some for the same.
+    for name in names:
+        try:
+            fd = os.open(name, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise StorageError(name, error.strerror or "cannot be made durable") from None
 
 
 def umount(
@@ -65,7 +69,7 @@ def umount(
 
     if all_ == bool(folders):
         raise UsageError("umount: name folders, or say --all")
-    ours = [one.folder for one in mounted()]
+    ours = {one.folder: one.options.partition(",")[0] == "rw" for one in mounted()}
     status = DONE
     with ExitStack() as stack:
         notes = {note.folder: (stack.enter_context(r), note) for r, note in kernel_mounts()}
@@ -77,7 +81,8 @@ def umount(
                     continue
                 if real not in ours:
                     raise StorageError(folder, "is not mounted by diskkit")
-                _settle(folder)
+                if ours[real]:
+                    _settle(folder)
                 unmount(folder, lazy=lazy)
             except DiskkitError as error:
                 say(str(error))

@@ -23,8 +23,8 @@ _REASONS = {
     "hfsplus": "HFS+ cannot be read",
     "vmfs": "VMFS cannot be read",
     "lvm2": "a part of a volume group: name one of its logical volumes",
-    "luks1": "encrypted (LUKS): give its key",
-    "luks2": "encrypted (LUKS): give its key",
+    "luks1": "encrypted (LUKS): give its key, and name {}.luks",
+    "luks2": "encrypted (LUKS): give its key, and name {}.luks",
     "linux_raid": "a member of a Linux RAID, which cannot be read",
     "swap": "swap space: there are no files in it",
 }
@@ -37,7 +37,8 @@ def why_unreadable(volume: Volume) -> str:
     if volume.content is None:
         return "no filesystem was recognised"
     kind = volume.content.filesystem
-    return "" if kind in READERS else _REASONS.get(kind, f"{kind} cannot be read")
+    reason = _REASONS.get(kind, f"{kind} cannot be read").format(volume.name)
+    return "" if kind in READERS else reason
 
 
 def open_filesystem(

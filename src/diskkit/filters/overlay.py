@@ -3,7 +3,8 @@
 
 The scratch file is a link like any other, an empty child of the disk below, so it keeps its own map
 of what was changed, in an order that a crash cannot hurt. It remembers what it was made over, and
-is refused over anything else: mixed content is worse than none.
+is refused over anything else: mixed content is worse than none. Up to 2 TiB it is one file; larger
+disks take the kind of child that can be as large, which has its extent in a second one.
 """
 
 from __future__ import annotations
@@ -17,13 +18,22 @@ from diskkit.chain import resolve
 from diskkit.disk import Disk, Source
 from diskkit.errors import ChainError, UsageError
 from diskkit.formats.vmdk import descriptor, edit
-from diskkit.formats.vmdk.compose import NewDisk, check_name, compose, extent_line, new_identity
+from diskkit.formats.vmdk.compose import (
+    NewDisk,
+    check_name,
+    compose,
+    extent_line,
+    extent_name,
+    new_identity,
+)
+from diskkit.formats.vmdk.fresh_esx import MOST_SESPARSE, SESPARSE_SUFFIX, write_empty_sesparse
 from diskkit.formats.vmdk.writers import MOST_SPARSE, SparseWriter
 from diskkit.info import describe_link
 from diskkit.interfaces import OpenPolicy
 from diskkit.livechain import LiveChain
 from diskkit.runs import State
-from diskkit.storage.newfile import new_file
+from diskkit.storage.newfile import new_file, new_files
+from diskkit.storage.writing import append_all
 from diskkit.table import overlay
 from diskkit.units import SECTOR, align_up
 
@@ -35,7 +45,6 @@ if TYPE_CHECKING:
     from diskkit.table import RunTable
 
 _KEY = "diskkit.overlayOf"
-_KIND = "monolithicSparse"
 _NO_CID = "fffffffe"
 """The content ID that a child records of a parent that never was written (vmdk-formats 2.8)."""
 
@@ -48,7 +57,10 @@ def open_overlay(below: Disk, path: str, policy: OpenPolicy | None = None) -> Ov
     an overlay, `ChainError` for a file that is no overlay of this disk as it is now, and what
     opening the file raises.
     """
-    policy = (policy or OpenPolicy())._replace(writable=True, single_link=True, force=True)
+    # seSparse is only experimental for files that others shall read.
+    policy = (policy or OpenPolicy())._replace(
+        writable=True, single_link=True, force=True, experimental=True
+    )
     if not os.path.exists(path):  # noqa: PTH110 - as it was given
         _make(below, path)
     links = list(resolve(path, "vmdk", policy))
@@ -93,19 +105,36 @@ def _fingerprint(below: Disk) -> str:
 def _make(below: Disk, path: str) -> None:
     """An empty child. Where the disk below is no VMDK, it can be opened over it alone."""
     capacity = align_up(below.size, SECTOR)
-    if capacity > MOST_SPARSE:
-        problem = f"an overlay holds at most {MOST_SPARSE} bytes, not {capacity}"
+    base = os.path.basename(path)  # noqa: PTH119 - as it was given
+    if capacity <= MOST_SPARSE:
+        text = _text(below, "monolithicSparse", extent_line(capacity, "SPARSE", base))
+        with new_file(path, force=False, sync=True) as (fd, _):
+            SparseWriter(fd, path, capacity, text).finish()
+        return
+    if capacity > MOST_SESPARSE:
+        problem = f"an overlay holds at most {MOST_SESPARSE} bytes, not {capacity}"
         raise UsageError(f"{path}: {problem}")
+    extent = extent_name(path, SESPARSE_SUFFIX)
+    if os.path.lexists(extent):
+        problem = f"exists already, without {path} that it would belong to"
+        raise UsageError(f"{extent}: {problem} (remove it, or name another file)")
+    line = extent_line(capacity, "SESPARSE", extent_name(base, SESPARSE_SUFFIX))
+    text = _text(below, "seSparse", line)
+    with new_files([extent, path], force=False, sync=True) as ((inside, _), (outside, _)):
+        write_empty_sesparse(inside, capacity)
+        append_all(outside, text)
+
+
+def _text(below: Disk, kind: str, line: str) -> bytes:
+    """The descriptor."""
     info = below.info
     hint = os.path.realpath(below.path) if info.cid is not None else below.path
-    extent = extent_line(capacity, "SPARSE", os.path.basename(path))  # noqa: PTH119
-    text = edit.edited(
-        descriptor.parse(compose(NewDisk(_KIND, capacity, new_identity()), [extent])),
+    capacity = align_up(below.size, SECTOR)
+    return edit.edited(
+        descriptor.parse(compose(NewDisk(kind, capacity, new_identity()), [line])),
         header={"parentCID": info.cid or _NO_CID, "parentFileNameHint": check_name(hint)},
         ddb={_KEY: _fingerprint(below)},
     )
-    with new_file(path, force=False, sync=True) as (fd, _):
-        SparseWriter(fd, path, capacity, text).finish()
 
 
 class _Below:
@@ -155,7 +184,8 @@ class OverlayDisk(Disk):
     @property
     def sources(self) -> Sequence[Source]:
         """The scratch file, then those of the disk below, a link further down."""
-        storage = self._top.links[0].storage
+        storage = self._top.links[0].extents[0].storage
+        assert storage is not None
         mine = Source(0, storage.name, storage.identity, storage.size)
         return [mine, *(s._replace(link=s.link + 1) for s in self._below.sources)]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from diskkit.files import open_filesystem, why_unreadable
 from diskkit.files.filesystem import LARGE_STREAM
-from diskkit.fuse.tree import OpenFile, Tree, failure
+from diskkit.fuse.tree import OpenFile, Tree, failure, names_of
 from diskkit.fuse.wire import ROOT, Attributes
 
 if TYPE_CHECKING:
@@ -177,11 +177,10 @@ class JoinedTree(Tree):
         self._disk = disk
         self._warn = warn
         self.size = disk.size
-        readable = [v for v in volumes if not why_unreadable(v)]
-        self._volumes = readable[:255]
-        self._names = {
-            v.name.replace("/", "-").encode(): number for number, v in enumerate(self._volumes, 1)
-        }
+        named = zip(names_of(volumes), volumes, strict=True)
+        readable = [(name, volume) for name, volume in named if not why_unreadable(volume)][:255]
+        self._volumes = [volume for _, volume in readable]
+        self._names = {name: number for number, (name, _) in enumerate(readable, 1)}
         self._trees: dict[int, FilesTree] = {}
         self._lock = Lock()
 

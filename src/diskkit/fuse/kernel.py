@@ -89,7 +89,9 @@ def driver_for(volume: Volume) -> tuple[str, Driver]:
     driver = DRIVERS.get(kind)
     if driver is None:
         text = f"{kind} is not mounted by the kernel" if kind else "no filesystem was recognised"
-        raise UnsupportedFeature(text, structure=where)
+        locked = kind.startswith("luks")
+        advice = f"give its key, and name {volume.name}.luks" if locked else ""
+        raise UnsupportedFeature(text, structure=where, advice=advice)
     advice = "without --writable, --overlay and --kernel its files are shown by readers"
     if kind in ("btrfs", "f2fs", "squashfs", "erofs", "iso9660", "exfat"):
         advice = "and there is no reader for its files"

@@ -13,7 +13,7 @@ from diskkit.fuse.tree import VolumeTree
 from diskkit.interfaces import Closing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from diskkit.disk import Disk
     from diskkit.fuse.servers import Writer
@@ -28,7 +28,7 @@ class KernelServer(Closing):
 
     def __init__(
         self,
-        disk: Disk,
+        disks: Sequence[Disk],
         volume: Volume,
         folder: str,
         writer: Writer,
@@ -37,7 +37,7 @@ class KernelServer(Closing):
         threads: int = THREADS,
         warn: Callable[[str], object] | None = None,
     ) -> None:
-        """Make ready to mount `volume`, which lies on `disk`, on `folder`.
+        """Make ready to mount `volume`, which lies on `disks`, on `folder`.
 
         Raises what `kernel.driver_for` raises where that cannot work, and `StorageError`.
         """
@@ -45,17 +45,18 @@ class KernelServer(Closing):
         self._volume = volume
         self._writer = writer
         # As mountinfo will have it.
-        self.note = Note(writer.label, disk.path, os.path.realpath(folder), "", writable)
+        first = disks[0].path
+        self.note = Note(writer.label, first, os.path.realpath(folder), "", writable)
         self._private = writer.private_folder()
         device = -1
         try:
             device = mounting.mount(
-                disk.path, str(self._private), read_only=not writable, allow_other=False
+                first, str(self._private), read_only=not writable, allow_other=False
             )
         finally:
             if device < 0:
                 self._private.rmdir()
-        self._tree = VolumeTree(disk, volume)
+        self._tree = VolumeTree(disks, volume)
         self._session = Session(device, self._tree, threads=threads, warn=warn)
 
     def start(self) -> None:

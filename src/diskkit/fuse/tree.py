@@ -18,15 +18,21 @@ from typing import TYPE_CHECKING, NamedTuple
 from diskkit.errors import DiskkitError
 from diskkit.fuse.wire import ROOT, Attributes
 from diskkit.runs import State
-from diskkit.volumes.volume import Volume
+from diskkit.volumes.asdisk import VolumeDisk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from diskkit.disk import Disk
-    from diskkit.interfaces import Readable
+    from diskkit.table import RunTable
+    from diskkit.volumes import Volume
 
 _SECTOR = 512
+_LOOK = 16 << 20
+"""Bytes in which data or a hole is looked for first: what is sought is most often near."""
 
 
 def failure(number: int) -> OSError:
@@ -98,16 +104,30 @@ class Tree(ABC):
         """Give back what it holds. The disk stays open."""
 
 
+def names_of(volumes: Sequence[Volume]) -> list[bytes]:
+    """What volumes are called in a folder: no two alike, and none with a slash."""
+    names: list[bytes] = []
+    taken = set()
+    for volume in volumes:
+        name = os.fsencode(volume.name.replace("/", "-"))
+        # Two groups and their volumes may read the same once a slash is a dash.
+        while name in taken:
+            name += b"-%d" % volume.number
+        taken.add(name)
+        names.append(name)
+    return names
+
+
 class Fixed(NamedTuple):
     """A file of known size that is a whole disk or volume."""
 
     name: bytes
-    content: Disk | Volume
+    content: Disk
     blocks: int
 
 
 class DiskTree(Tree):
-    """A folder with the disk as the file `flat`, and a file for each partition and logical volume.
+    """A folder with a disk as the file `flat`, and a file for each partition and logical volume.
 
     Nodes: 1 the folder, 2 `flat`, then the volumes.
     """
@@ -115,24 +135,27 @@ class DiskTree(Tree):
     _readers = 0o400
 
     def __init__(
-        self, disk: Disk, volumes: list[Volume], *, uid: int, gid: int, others: bool = False
+        self,
+        disks: Sequence[Disk],
+        volumes: Sequence[Volume],
+        *,
+        uid: int,
+        gid: int,
+        others: bool = False,
     ) -> None:
-        """Show `disk`, writable by its owner if it is; `others` may read it."""
+        """Show the first disk, and volumes that lie on any of the disks, which stay the caller's.
+
+        What can be written to its owner may write to; `others` may read all.
+        """
         self._readers = 0o444 if others else 0o400
-        self._disk = disk
-        self.size = disk.size
+        self._alone = not any(disk.writable for disk in disks)
+        self.size = disks[0].size
         self._owner = uid, gid
         self._when = time.time_ns()
-        self._files = [Fixed(b"flat", disk, _allocated(disk) // _SECTOR)]
-        names = {b"flat"}
-        for volume in volumes:
-            if volume.problem is not None:
-                continue
-            name = os.fsencode(volume.name.replace("/", "-"))
-            # Two groups and their volumes may read the same once a slash is a dash.
-            name = name if name not in names else name + b"-%d" % volume.number
-            names.add(name)
-            self._files.append(Fixed(name, volume, volume.size // _SECTOR))
+        self._files = [Fixed(b"flat", disks[0], _allocated(disks[0]) // _SECTOR)]
+        for name, volume in zip(names_of(volumes), volumes, strict=True):
+            if volume.problem is None:
+                self._files.append(_fixed(name, volume, disks))
 
     def stat(self, node: int) -> Attributes:
         if node == ROOT:
@@ -174,96 +197,88 @@ class DiskTree(Tree):
         return self._opened(one)
 
     def _opened(self, one: Fixed) -> OpenFile:
-        return Whole(one.content, self._disk)
+        return Whole(one.content, alone=self._alone)
 
 
 class VolumeTree(DiskTree):
-    """A folder with one volume as its only file, called by the disk and the volume."""
+    """A folder with one volume as its only file, called by its first disk and the volume."""
 
-    def __init__(self, disk: Disk, volume: Volume) -> None:
-        """Show `volume`, which lies on `disk`; writable if that is. For this user alone."""
-        self._disk = disk
+    def __init__(self, disks: Sequence[Disk], volume: Volume) -> None:
+        """Show `volume`, which lies on `disks`; writable if that is. For this user alone."""
+        self._alone = not volume.writable
         self.size = volume.size
         self._owner = os.getuid(), os.getgid()
         self._when = time.time_ns()
         # Programs that list mounts show it as what is mounted.
-        label = f"{os.path.basename(disk.path)}:{volume.name}".replace("/", "-")  # noqa: PTH119
+        label = f"{os.path.basename(disks[0].path)}:{volume.name}".replace("/", "-")  # noqa: PTH119
         self.name = os.fsencode(label)[-255:]
-        self._files = [Fixed(self.name, volume, volume.size // _SECTOR)]
+        self._files = [_fixed(self.name, volume, disks)]
         self.failure: Exception | None = None
         """Why something was not written. Whom the kernel told of it nobody knows."""
 
     def _opened(self, one: Fixed) -> OpenFile:
-        return Noted(one.content, self._disk, self)
+        return Noted(one.content, self, alone=self._alone)
+
+
+def _fixed(name: bytes, volume: Volume, disks: Sequence[Disk]) -> Fixed:
+    return Fixed(name, VolumeDisk(volume, disks, borrowed=True), volume.size // _SECTOR)
 
 
 class Whole(OpenFile):
-    """A disk, or a volume of one, as a file."""
+    """A disk as a file."""
 
-    def __init__(self, content: Disk | Volume, disk: Disk) -> None:
-        """`disk` is the one that `content` lies on, or is."""
-        self._content = content
+    def __init__(self, disk: Disk, *, alone: bool) -> None:
+        """The disk stays the caller's; `alone` unless another file can change its bytes."""
         self._disk = disk
-        self.size = content.size
-        self.alone = not content.writable
-        try:
-            next(self._ranges(0, min(1, self.size)), None)
-            self._mapped = True
-        except OSError:
-            self._mapped = False
+        self.size = disk.size
+        self.alone = alone
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         n = max(0, min(len(buffer), self.size - offset))
         if n:
-            self._content.read_into(offset, buffer[:n])
+            self._disk.read_into(offset, buffer[:n])
         return n
 
     def write(self, offset: int, data: memoryview) -> int:
         n = max(0, min(len(data), self.size - offset))
         if not n and len(data):
             raise failure(errno.ENOSPC)
-        self._content.write(offset, data[:n])
+        self._disk.write(offset, data[:n])
         return n
 
     def erase(self, offset: int, length: int, *, give_back: bool) -> None:
-        if not self._content.writable:
+        if not self._disk.writable:
             raise failure(errno.EROFS)
         length = max(0, min(length, self.size - offset))
-        for begin, n in self._ranges(offset, length):
-            if give_back:
-                self._disk.discard(begin, n)
-            else:
-                self._disk.zero(begin, n)
-
-    def _ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        """Where a range lies on the disk."""
-        yield from _places(self._content, self._disk, offset, length)
+        change = self._disk.discard if give_back else self._disk.zero
+        change(offset, length)
 
     def seek(self, offset: int, whence: int) -> int:
         if offset >= self.size:
             raise failure(errno.ENXIO)
-        if not self._mapped:
-            return super().seek(offset, whence)
-        at = offset
-        for begin, n in self._ranges(offset, self.size - offset):
-            found = _seek(self._disk, begin, n, data=whence == os.SEEK_DATA)
-            if found is not None:
-                return at + found - begin
-            at += n
+        at, look = offset, _LOOK
+        while at < self.size:
+            n = min(look, self.size - at)
+            for table in self._disk.stored(at, n):
+                empty = _empty(table)
+                found = ~empty if whence == os.SEEK_DATA else empty
+                if found.any():
+                    return int(table.starts[found.argmax()])
+            at, look = at + n, 4 * look
         if whence == os.SEEK_HOLE:
             return self.size
         raise failure(errno.ENXIO)
 
     def flush(self) -> None:
-        if self._content.writable:
-            self._content.flush()
+        if self._disk.writable:
+            self._disk.flush()
 
 
 class Noted(Whole):
     """The same; what could not be written is noted in its tree."""
 
-    def __init__(self, content: Disk | Volume, disk: Disk, tree: VolumeTree) -> None:
-        super().__init__(content, disk)
+    def __init__(self, disk: Disk, tree: VolumeTree, *, alone: bool) -> None:
+        super().__init__(disk, alone=alone)
         self._tree = tree
 
     @contextmanager
@@ -288,33 +303,15 @@ class Noted(Whole):
             super().flush()
 
 
-def _places(source: Readable, disk: Disk, offset: int, length: int) -> Iterator[tuple[int, int]]:
-    """Where a range of something on `disk` lies on it; a logical volume's partition is between."""
-    if source is disk:
-        yield offset, length
-    elif isinstance(source, Volume):
-        for piece in source.pieces(offset, length):
-            yield from _places(piece.source, disk, piece.offset, piece.length)
-    else:
-        raise failure(errno.EOPNOTSUPP)  # encrypted, or on another disk
-
-
-def _seek(disk: Disk, offset: int, length: int, *, data: bool) -> int | None:
-    """The first byte of a range that is data, or that is none."""
-    import numpy as np
-
-    for table in disk.stored(offset, length):
-        empty = (table.states == State.HOLE) | (table.states == State.ZERO)
-        rows = np.flatnonzero(~empty if data else empty)
-        if len(rows):
-            return max(offset, int(table.starts[rows[0]]))
-    return None
+def _empty(table: RunTable) -> NDArray[np.bool_]:
+    empty: NDArray[np.bool_] = (table.states == State.HOLE) | (table.states == State.ZERO)
+    return empty
 
 
 def _allocated(disk: Disk) -> int:
     """Bytes that are data."""
     total = 0
     for table in disk.stored():
-        data = (table.states != State.HOLE) & (table.states != State.ZERO)
+        data = ~_empty(table)
         total += int((table.ends[data] - table.starts[data]).sum())
     return total

@@ -12,6 +12,7 @@ from diskkit.formats.vmdk.compose import NewDisk, compose, extent_line, new_iden
 from diskkit.formats.vmdk.fresh_esx import (
     MOST_COWD,
     MOST_SESPARSE,
+    SESPARSE_SUFFIX,
     write_empty_cowd,
     write_empty_sesparse,
 )
@@ -30,7 +31,7 @@ CHILD_KINDS = {
     "monolithicSparse": KINDS["monolithicSparse"],
     "twoGbMaxExtentSparse": KINDS["twoGbMaxExtentSparse"],
     "vmfsSparse": Kind("VMFSSPARSE", "-delta", 0, MOST_COWD),
-    "seSparse": Kind("SESPARSE", "-sesparse", 0, MOST_SESPARSE),
+    "seSparse": Kind("SESPARSE", SESPARSE_SUFFIX, 0, MOST_SESPARSE),
 }
 """By the name that `--type` takes."""
 

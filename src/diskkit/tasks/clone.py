@@ -18,7 +18,14 @@ import numpy as np
 
 from diskkit.chaindisk import ChainDisk
 from diskkit.errors import UsageError
-from diskkit.formats.vmdk.compose import ADAPTERS, NewDisk, compose, extent_line, new_identity
+from diskkit.formats.vmdk.compose import (
+    ADAPTERS,
+    NewDisk,
+    compose,
+    extent_line,
+    extent_name,
+    new_identity,
+)
 from diskkit.formats.vmdk.writers import (
     GRAIN,
     MOST_SPARSE,
@@ -220,10 +227,9 @@ def to_files(job: Job, name: str, level: int, *, force: bool, verify: bool, sync
 
 def parts(kind: Kind, base: str, capacity: int) -> Iterator[Part]:
     """The extents of a new disk of `kind`, whose descriptor is to be named `base`."""
-    stem = base.removesuffix(".vmdk")
     size = kind.part or capacity
     for number in range(ceil_div(capacity, size)):
-        name = f"{stem}{kind.suffix.format(number + 1)}.vmdk"
+        name = extent_name(base, kind.suffix.format(number + 1))
         yield Part(number * size, min((number + 1) * size, capacity), name)
 
 

@@ -21,6 +21,7 @@ from diskkit.errors import ChainError, StorageError, UsageError
 from diskkit.formats.vmdk import edit, redescribe
 from diskkit.formats.vmdk.compose import check_name
 from diskkit.formats.vmdk.family import children_of
+from diskkit.formats.vmdk.fresh_esx import SESPARSE_SUFFIX
 from diskkit.interfaces import OpenPolicy
 from diskkit.storage.local import LocalPlace
 from diskkit.storage.newfile import new_file, sync_folder, write_errors
@@ -39,7 +40,7 @@ _SUFFIXES = {
     "FLAT": "-f{:03d}",
     "VMFS": "-f{:03d}",
     "VMFSSPARSE": "-delta",
-    "SESPARSE": "-sesparse",
+    "SESPARSE": SESPARSE_SUFFIX,
     "VMFSRDM": "-rdm",
     "VMFSRDMP": "-rdmp",
 }

@@ -63,7 +63,7 @@ class DiskSet:
     def flat(self) -> str:
         """A file that is the first disk."""
         if self._flat is None:
-            tree = DiskTree(self.disks[0], [], uid=os.getuid(), gid=os.getgid())
+            tree = DiskTree(self.disks[:1], [], uid=os.getuid(), gid=os.getgid())
             self._flat = FuseMount(self.disks[0], tree)
         return f"{self._flat.folder}/flat"
 
@@ -146,7 +146,7 @@ def _check_driver(volume: Volume) -> None:
 
 def _by_kernel(volume: Volume, *, writable: bool) -> Mount:
     try:
-        return KernelMount(next(_disks_of(volume)), volume, writable=writable)
+        return KernelMount(list(dict.fromkeys(_disks_of(volume))), volume, writable=writable)
     except (FormatError, StorageError) as error:
         raise _refused(volume, error) from error
 

@@ -20,6 +20,8 @@ from diskkit.fuse.session import Session
 from diskkit.vixdisklib.library import library
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from diskkit.disk import Disk
     from diskkit.fuse.tree import Tree
     from diskkit.volumes import Volume
@@ -104,8 +106,8 @@ class FuseMount(Mount):
 class KernelMount(Mount):
     """A volume by the kernel's own driver. `diskkit umount` ends it, too."""
 
-    def __init__(self, disk: Disk, volume: Volume, *, writable: bool) -> None:
-        """Mount `volume`, which lies on `disk`. Raises what `KernelServer` raises."""
+    def __init__(self, disks: Sequence[Disk], volume: Volume, *, writable: bool) -> None:
+        """Mount `volume`, which lies on `disks`. Raises what `KernelServer` raises."""
         super().__init__()
         self._volume = volume
         with ExitStack() as stack:
@@ -114,7 +116,7 @@ class KernelMount(Mount):
             self._reader = stack.enter_context(self._writer.reader())
             self._server = stack.enter_context(
                 KernelServer(
-                    disk, volume, self.folder, self._writer, writable=writable, warn=library.warn
+                    disks, volume, self.folder, self._writer, writable=writable, warn=library.warn
                 )
             )
             try:

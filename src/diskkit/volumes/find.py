@@ -33,7 +33,9 @@ class VolumeTable(NamedTuple):
             if str(name) in (str(volume.number), volume.name):
                 return volume
         known = ", ".join(f"{v.number} ({v.name})" for v in self.volumes) or "none"
-        raise UsageError(f"no volume {name}: there are {known}")
+        # It may be missing for a reason: a key that does not fit, a damaged table.
+        hints = "".join(f"; {text}" for text in self.warnings)
+        raise UsageError(f"no volume {name}: there are {known}{hints}")
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON document of `diskkit volumes`."""

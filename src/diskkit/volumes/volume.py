@@ -43,6 +43,17 @@ class Piece(NamedTuple):
     length: int
 
 
+class Part(NamedTuple):
+    """A range of a volume, as it lies."""
+
+    start: int
+    """Byte of the volume at which it begins."""
+    unit: int
+    """Bytes taken from one lane before the next; means nothing where there is only one."""
+    lanes: Sequence[Piece]
+    """Of the same length, a whole number of units."""
+
+
 class Volume:
     """A partition, a logical volume, or a whole disk. Reads are safe from many threads.
 
@@ -132,6 +143,26 @@ class Volume:
         if self.problem is not None:
             raise self.problem
         return self._pieces(offset, length)
+
+    def parts(self, offset: int, length: int) -> Iterator[Part]:
+        """The same with stripes side by side, so that many turns are few parts."""
+        self.pieces(offset, length)  # raises what it raises
+        while length:
+            segment = self.segments[bisect_right(self._starts, offset) - 1]
+            inside, count = offset - segment.start, len(segment.stripes)
+            room = min(length, segment.length - inside)
+            turn = segment.stripe_size * count
+            if count > 1 and inside % turn == 0 and room >= turn:
+                step, begin = room - room % turn, inside // count
+                lanes = [Piece(s.source, s.offset + begin, step // count) for s in segment.stripes]
+                yield Part(offset, segment.stripe_size, lanes)
+            else:
+                step = room if count == 1 else min(room, turn - inside % turn)
+                at = offset
+                for piece in self._pieces(offset, step):
+                    yield Part(at, piece.length, [piece])
+                    at += piece.length
+            offset, length = offset + step, length - step
 
     def _pieces(self, offset: int, length: int) -> Iterator[Piece]:
         number = bisect_right(self._starts, offset) - 1

@@ -84,6 +84,11 @@ def extent_line(length: int, kind: str, name: str, access: str = "RW") -> str:
     return f'{access} {length // SECTOR} {kind} "{check_name(name)}"{offset}'
 
 
+def extent_name(descriptor: str, suffix: str) -> str:
+    """What the file of an extent is called beside its descriptor."""
+    return f"{descriptor.removesuffix('.vmdk')}{suffix}.vmdk"
+
+
 def compose(disk: NewDisk, extents: Iterable[str]) -> bytes:
     """The descriptor's text, in UTF-8."""
     cylinders, heads, sectors = geometry(disk.capacity, disk.adapter)

@@ -18,6 +18,8 @@ MOST_COWD = (1 << 32) * SECTOR - SECTOR
 """Largest capacity, bytes: entries are 32-bit sector numbers."""
 MOST_SESPARSE = 64 << 40
 """Largest capacity, bytes: beyond what any VMware product calls a disk."""
+SESPARSE_SUFFIX = "-sesparse"
+"""Of the extent's file, between the descriptor's name and ".vmdk"."""
 _COWD_HEADER = 4 * SECTOR
 _COWD_UNIT = 4096
 """Files seen are multiples of this many bytes."""

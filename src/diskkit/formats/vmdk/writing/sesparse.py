@@ -22,6 +22,8 @@ from diskkit.interfaces import ZEROS
 from diskkit.runs import State
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from diskkit.formats.link import Extent, Link
     from diskkit.formats.vmdk.grains import Entries
     from diskkit.interfaces import BlockWriter, OpenPolicy
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 _FREE_TABLE_AT = 8
 _CHUNK = 1 << 16
+_SEARCHED = 1 << 26
+"""Grains of the file among which free ones are looked for at a time, so that memory stays flat."""
 
 
 class SeSparseWriter(GrainWriter):
@@ -45,6 +49,8 @@ class SeSparseWriter(GrainWriter):
         self._new: list[tuple[int, int]] = []
         """Grain number and table number, of grains entered since the last commit."""
         self._free: list[int] = []
+        self._searched = 0
+        """The stretch of the file in which free grains were found last."""
 
     @property
     def alignment(self) -> int:
@@ -81,25 +87,45 @@ class SeSparseWriter(GrainWriter):
         return self._header.grains.offset + self._free.pop() * esx.SE_GRAIN
 
     def _unused(self) -> list[int]:
-        """Numbers of the grains inside the file that no table, live or on the medium, names."""
+        """Numbers of grains inside the file that no table, live or on the medium, names."""
         grains = self._header.grains
         count = (min(self.storage.size, grains.end) - grains.offset) // esx.SE_GRAIN
-        used = np.zeros(count, bool)
+        stretches = range(0, count, _SEARCHED)
+        # On from where the last ones were: what lies before was full then.
+        at = min(self._searched, len(stretches))
+        for low in (*stretches[at:], *stretches[:at]):
+            used = self._used(low, min(count, low + _SEARCHED))
+            free: list[int] = []
+            for begin in range(0, len(used), _CHUNK):
+                free += (low + begin + np.flatnonzero(~used[begin : begin + _CHUNK])).tolist()
+                if len(free) >= _CHUNK:
+                    break
+            if free:
+                self._searched = low // _SEARCHED
+                return free
+        return []
+
+    def _used(self, low: int, high: int) -> NDArray[np.bool_]:
+        """Which of the grains from number `low` to `high` some table names."""
+        used = np.zeros(high - low, bool)
+        origin = self._header.grains.offset + low * esx.SE_GRAIN
         offset = 0
         while offset < self.length:
             table = self.scan(offset, self.length - offset)
             data = table.states == State.DATA
-            starts = (table.positions[data] - grains.offset) // esx.SE_GRAIN
-            for start, length in zip(
-                starts.tolist(), (table.lengths[data] // esx.SE_GRAIN).tolist(), strict=True
-            ):
-                used[start : start + max(1, length)] = True
+            starts = (table.positions[data] - origin) // esx.SE_GRAIN
+            # The last grain of the extent may be cut by its end.
+            ends = starts + np.maximum(1, table.lengths[data] // esx.SE_GRAIN)
+            here = (ends > 0) & (starts < high - low)
+            begins = np.maximum(starts[here], 0)
+            for begin, end in zip(begins.tolist(), ends[here].tolist(), strict=True):
+                used[begin:end] = True
             offset = table.end
-        for _, place in self._freed:
-            used[(place - grains.offset) // esx.SE_GRAIN] = True
-        for place in self._parked.values():
-            used[(place - grains.offset) // esx.SE_GRAIN] = True
-        return [int(n) for n in np.flatnonzero(~used)]
+        for place in (*(place for _, place in self._freed), *self._parked.values()):
+            number = (place - origin) // esx.SE_GRAIN
+            if 0 <= number < high - low:
+                used[number] = True
+        return used
 
     def enter(self, first: int, count: int, position: int) -> None:
         """In the live tables; the bitmap and the back map follow with the commit."""

@@ -324,6 +324,34 @@ def test_overlays_of_large_disks(tmp_path: Path, size: int) -> None:
     assert taken < 8 << 20
 
 
+_KILLED_FAR_AWAY = """
+import os, signal, sys
+import diskkit
+from diskkit.filters.overlay import open_overlay
+disk = open_overlay(diskkit.open_disk(sys.argv[1]), sys.argv[2])
+for n in range(200):
+    disk.write(disk.size // 200 * n, b"flushed %d" % n)
+disk.flush()
+for n in range(200):
+    disk.write(disk.size // 200 * n + (2 << 20), b"not flushed")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_large_overlay_survives_being_killed(tmp_path: Path) -> None:
+    path, _ = large(tmp_path, 20 * TIB)
+    scratch = tmp_path / "scratch.vmdk"
+    for _ in range(2):
+        command = [sys.executable, "-c", _KILLED_FAR_AWAY, str(path), str(scratch)]
+        assert subprocess.run(command, timeout=60, check=False).returncode == -9
+        with over(path, scratch) as disk:
+            for n in range(200):
+                wanted = b"flushed %d" % n
+                assert disk.read(disk.size // 200 * n, len(wanted)) == wanted
+                found = disk.read(disk.size // 200 * n + (2 << 20), 11)
+                assert found in (bytes(11), b"not flushed")
+
+
 def test_memory_stays_flat_over_large_disks(tmp_path: Path) -> None:
     path, _ = large(tmp_path, 20 * TIB)
     code = """

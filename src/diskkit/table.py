@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 HOLE, ZERO, DATA, PACKED, BAD = (np.uint8(s) for s in State)
 
 
-def distinct(values: Int64) -> Int64:
-    """Ascending, each once. `np.unique` does more, for which it loads a package in 7 ms."""
-    ordered = np.sort(values)
+def distinct(*columns: Int64) -> Int64:
+    """All their values, ascending, each once.
+
+    `np.unique` and `np.union1d` do more, for which they load a package in 7 ms when first used.
+    """
+    ordered = np.sort(np.concatenate(columns), kind="stable")  # quick where much is in order
     return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(ordered)]]
 
 
@@ -153,7 +156,7 @@ def weave(lanes: Sequence[Sequence[RunTable]], unit: int, offset: int) -> RunTab
     for number, lane in enumerate(lanes):
         begin, stop = lane[0].offset, lane[-1].end
         starts = np.concatenate([table.starts for table in lane])
-        cuts = _union(starts, np.arange(begin, stop, unit, dtype=np.int64))
+        cuts = distinct(starts, np.arange(begin, stop, unit, dtype=np.int64))
         rows = np.searchsorted(starts, cuts, "right") - 1
         states, sources, positions = (
             np.concatenate([table[column] for table in lane])[rows] for column in (2, 3, 4)
@@ -177,7 +180,7 @@ def overlay(top: RunTable, below: RunTable) -> RunTable:
     top, below = top.clip(end), below.clip(end)
     if not (top.states == HOLE).any():
         return top
-    starts = _union(top.starts, below.starts)
+    starts = distinct(top.starts, below.starts)
     upper = np.searchsorted(top.starts, starts, "right") - 1
     lower = np.searchsorted(below.starts, starts, "right") - 1
     through = top.states[upper] == HOLE
@@ -187,13 +190,6 @@ def overlay(top: RunTable, below: RunTable) -> RunTable:
     positions = np.where(through, below.positions[lower], top.positions[upper])
     positions = np.where(states == DATA, positions + (starts - origin), positions)
     return merge(RunTable(starts, end, states, sources, positions))
-
-
-def _union(one: Int64, two: Int64) -> Int64:
-    """Values of either of two ascending columns, ascending."""
-    both = np.sort(np.concatenate([one, two]), kind="stable")
-    found: Int64 = both[np.append(True, both[1:] != both[:-1])]
-    return found
 
 
 def restrict(table: RunTable, begins: Int64, ends: Int64) -> RunTable:
@@ -234,7 +230,7 @@ def _cut_partly(
     row_ends = table.ends[owner]
     data_from = np.maximum(begins[index] + shift, table.starts[owner])
     data_to = np.minimum(ends[index] + shift, row_ends)
-    cuts = distinct(np.concatenate([table.starts, data_from, data_to[data_to < row_ends]]))
+    cuts = distinct(table.starts, data_from, data_to[data_to < row_ends])
     at = np.searchsorted(table.starts, cuts, "right") - 1
     states, positions = table.states[at], table.positions[at] + 0
     is_data = states == DATA

@@ -159,7 +159,7 @@ class GrainTables:
             places, reasons = scheme.judge_directory(np.frombuffer(raw, self._dtype))
             places = np.sort(places[(places > 0) & (reasons == 0)])
             found.append(places[1:][places[1:] == places[:-1]])
-        return distinct(np.concatenate(found)) if found else np.zeros(0, np.int64)
+        return distinct(*found) if found else np.zeros(0, np.int64)
 
     def explain(self, offset: int) -> FormatError:
         """`BlockMap.explain`."""

@@ -143,14 +143,12 @@ class FileSystem(Closing):
     def streams(self, id: int) -> list[tuple[str, int]]:
         """Alternate data streams: name and size."""
 
+    @abstractmethod
     def registry(self, id: int, wanted: Sequence[tuple[str, str]]) -> list[RegistryValue]:
         """Values of a Windows registry hive, by (key path, value name).
 
         Raises `FormatError` if the file is no hive.
         """
-        from diskkit.files.registry import read_values
-
-        return read_values(self, id, wanted)
 
     @abstractmethod
     def extents(self, id: int, stream: str = "") -> list[Extent] | None:

@@ -13,8 +13,9 @@ from diskkit.files.filesystem import NO_TIME, Extent, FileSystem, Node
 from diskkit.files.readers.folders import Folders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from diskkit.files.filesystem import RegistryValue
     from diskkit.filters.cache import BlockCache
 
 MAX_EXTENTS = 1_000_000
@@ -148,6 +149,11 @@ class LibraryReader(FileSystem):
 
     def streams(self, id: int) -> list[tuple[str, int]]:
         return []
+
+    def registry(self, id: int, wanted: Sequence[tuple[str, str]]) -> list[RegistryValue]:
+        from diskkit.files.registry import read_values
+
+        return read_values(self, id, wanted)
 
     def close(self) -> None:
         self._kept.clear()

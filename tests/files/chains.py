@@ -38,14 +38,13 @@ CHAINS = [
 REAL = ("encodings", "asyncio", "email", "pydoc_data")
 
 
-def add_real_files(folder: Path) -> None:
-    """Some megabytes that nobody made up: parts of Python, and of the system's documentation."""
+def add_real_files(folder: Path, names: tuple[str, ...] = REAL, room: int = 2 * MIB) -> None:
+    """What nobody made up: parts of Python, and up to `room` of the system's documentation."""
     library = Path(sysconfig.get_paths()["stdlib"])
-    for name in REAL:
+    for name in names:
         shutil.copytree(
             library / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
-    room = 2 * MIB
     for source in sorted(Path("/usr/share/doc").glob("*/copyright")):
         room -= source.stat().st_size
         if room < 0:

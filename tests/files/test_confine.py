@@ -243,6 +243,7 @@ def use_all(fs: FileSystem, id: int) -> int:
         fs.stat(node.id)
         fs.lookup(id, name)
         fs.xattrs(node.id)
+        assert len(list(fs.details([node]))) == 1
         if node.is_link:
             fs.readlink(node.id)
         elif node.is_dir:

@@ -291,8 +291,7 @@ def test_a_killed_server_leaves_errors_and_no_hang(mounts: Mounts, tmp_path: Pat
             os.pread(fd, 4096, 4 * MIB)
         assert caught.value.errno in (errno.EIO, errno.ENOTCONN)
     finally:
-        with pytest.raises(OSError, match="not connected"):
-            os.close(fd)
+        os.close(fd)
     assert diskkit("umount", folder).returncode == 0
     again, process = mounts.mount(path, "--writable")
     content[:4] = b"kept"

@@ -250,7 +250,10 @@ class Session:
         file = self._files[number] = self._tree.open(request.node, writing=writing)
         # Without it, the kernel forgets at each open what it has of a file.
         keep = wire.KEEP_CACHE if file.alone else 0
-        return wire.open_answer(number, keep | wire.PARALLEL_DIRECT_WRITES)
+        # No question at each close, to which there is no answer. It could be asked by a child of
+        # this very process that closes what it inherited, before it becomes another program: until
+        # then Python's lock is held here, and nobody would answer.
+        return wire.open_answer(number, keep | wire.NOFLUSH | wire.PARALLEL_DIRECT_WRITES)
 
     def _opendir(self, request: wire.Request, _: memoryview) -> bytes:
         number = next(self._numbers)

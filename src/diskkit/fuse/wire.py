@@ -80,7 +80,7 @@ WANTED = (
     | HANDLE_KILLPRIV_V2
 )
 # Flags of OPEN, in the answer.
-KEEP_CACHE, CACHE_DIR, PARALLEL_DIRECT_WRITES = 1 << 1, 1 << 3, 1 << 6
+KEEP_CACHE, CACHE_DIR, NOFLUSH, PARALLEL_DIRECT_WRITES = 1 << 1, 1 << 3, 1 << 5, 1 << 6
 # Bits of SETATTR that say what is to be set.
 SET_SIZE = 1 << 3
 # Modes of FALLOCATE.

@@ -212,3 +212,37 @@ def test_writes_need_a_source_that_takes_them() -> None:
     for block, capacity in ((100, 4096), (4096, 100), (513, 4096)):
         with pytest.raises(UsageError):
             BlockCache(source, block=block, capacity=capacity)
+
+
+def test_who_reads_on_and_on_gets_more_at_once_in_several_places() -> None:
+    source = Source(64 * BLOCK)
+    cache = cached(source, blocks=64)
+    for number in range(16):
+        for place in (0, 32):
+            at = (place + number) * BLOCK + 7
+            assert cache.read(at, 100) == source.content[at : at + 100]
+    assert [n // BLOCK for _, n in source.asked] == [1, 1, 2, 2, 4, 4, 8, 8, 8, 8]
+    assert cache.block(20) == source.content[20 * BLOCK : 21 * BLOCK]
+    assert len(source.asked) == 10
+    # Elsewhere it begins anew, and nothing is read twice.
+    for number in (28, 29, 30, 31):
+        cache.block(number)
+    assert [(at // BLOCK, n // BLOCK) for at, n in source.asked[10:]] == [(28, 1), (29, 2), (31, 1)]
+
+
+def test_a_bad_block_that_came_along_hides_nothing() -> None:
+    source = Source(16 * BLOCK)
+
+    def bad(offset: int, length: int) -> None:
+        if offset <= 6 * BLOCK + 99 < offset + length:
+            raise FormatError("bad")
+
+    source.before = bad
+    cache = cached(source, blocks=16 * 4)
+    for number in (0, 1, 2, 3, 4, 5):
+        at = number * BLOCK
+        assert cache.read(at, 10) == source.content[at : at + 10]
+    assert cache.read(6 * BLOCK, 99) == source.content[6 * BLOCK :][:99]
+    with pytest.raises(FormatError):
+        cache.read(6 * BLOCK + 90, 10)
+    assert cache.read(7 * BLOCK, 10) == source.content[7 * BLOCK :][:10]

@@ -9,8 +9,11 @@ from diskkit.errors import DiskkitError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     from diskkit.files.filesystem import FileSystem, Node
+
+    Read = tuple[list[tuple[bytes, Node]], DiskkitError | None]
 
 MAX_LINKS = 40
 """Symbolic links followed on the way, as Linux does."""
@@ -81,9 +84,24 @@ class Listing(NamedTuple):
 
 
 def list_below(fs: FileSystem, start: Found, *, recursive: bool) -> Iterator[Listing]:
-    """A directory, then those below it. One that is met twice is not entered again."""
+    """A directory, then those below it. One that is met twice is not entered again.
+
+    The next directory is read while the caller looks at this one.
+    """
+    if not recursive:
+        rows, problem = _read(fs, start)
+        yield Listing(start.path, sorted(rows, key=_name), problem)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1, "diskkit-list") as reader:
+        yield from _list_all(fs, start, reader)
+
+
+def _list_all(fs: FileSystem, start: Found, reader: ThreadPoolExecutor) -> Iterator[Listing]:
     seen: set[int] = set()
     waiting = [(start, 0)]
+    coming: Future[Read] | None = None
     while waiting:
         found, depth = waiting.pop()
         if found.node.id in seen:
@@ -91,22 +109,38 @@ def list_below(fs: FileSystem, start: Found, *, recursive: bool) -> Iterator[Lis
             yield Listing(found.path, [], problem)
             continue
         seen.add(found.node.id)
-        rows: list[tuple[bytes, Node]] = []
-        problem_met: DiskkitError | None = None
-        try:
-            rows.extend(fs.scandir(found.node.id))
-        except DiskkitError as error:
-            problem_met = error
-        rows.sort(key=lambda row: row[0])
-        yield Listing(found.path, rows, problem_met)
-        if not recursive:
-            return
-        below = [Found(_join(found.path, n), node) for n, node in rows[::-1] if node.is_dir]
-        if depth >= MAX_DEPTH and below:
+        rows, met = coming.result() if coming is not None else _read(fs, found)
+        folders = sorted((row for row in rows if row[1].is_dir), key=_name, reverse=True)
+        too_deep = depth >= MAX_DEPTH and bool(folders)
+        if not too_deep:
+            waiting += [
+                (Found(_join(found.path, name), node), depth + 1)
+                for name, node in folders
+                if not node.problem
+            ]
+        following = waiting[-1][0] if waiting else None
+        coming = None
+        if following is not None and following.node.id not in seen:
+            coming = reader.submit(_read, fs, following)
+        rows.sort(key=_name)
+        yield Listing(found.path, rows, met)
+        if too_deep:
             problem = StorageError(_text(found.path), f"deeper than {MAX_DEPTH} directories")
             yield Listing(found.path, [], problem)
-            continue
-        waiting += [(f, depth + 1) for f in below if not f.node.problem]
+
+
+def _read(fs: FileSystem, found: Found) -> Read:
+    """What is in a directory, as far as it can be had, and why not more."""
+    rows: list[tuple[bytes, Node]] = []
+    try:
+        rows.extend(fs.scandir(found.node.id))
+    except DiskkitError as error:
+        return rows, error
+    return rows, None
+
+
+def _name(row: tuple[bytes, Node]) -> bytes:
+    return row[0]
 
 
 def _text(path: bytes) -> str:

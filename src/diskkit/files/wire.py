@@ -24,7 +24,7 @@ CALL, DATA, FAILED = b"C", b"D", b"X"
 READ, ANSWER, BYTES, ERROR = b"R", b"A", b"B", b"E"
 """From it: give me these bytes; the answer as JSON, as bytes; it cannot be done."""
 
-ROWS = 512
+ROWS = 128
 """Entries of a directory in a message."""
 MORE, LAST = b"+", b"."
 """What such a message begins with."""
@@ -51,23 +51,33 @@ def send(peer: socket.socket, kind: bytes, *parts: bytes | bytearray | memoryvie
         peer.sendall(part)
 
 
-def receive(peer: socket.socket) -> tuple[bytes, bytearray]:
-    """One message. Raises `EOFError` when the other side has gone."""
-    kind, length = _HEAD.unpack(_exactly(peer, _HEAD.size))
+def receive(peer: socket.socket, data: memoryview | None = None) -> tuple[bytes, bytearray]:
+    """One message. Raises `EOFError` when the other side has gone.
+
+    The content of a message of `DATA` goes to `data`, which it must fill, if that is given.
+    """
+    kind, length = _HEAD.unpack(_exactly(peer, memoryview(bytearray(_HEAD.size))))
+    if kind == DATA and data is not None:
+        if length != len(data):
+            raise FormatError(f"{length} bytes, not {len(data)}", structure="filesystem reader")
+        _exactly(peer, data)
+        return kind, bytearray()
     if length > MAX_MESSAGE:
         raise FormatError(f"a message of {length} bytes", structure="filesystem reader")
-    return kind, _exactly(peer, length)
+    content = bytearray(length)
+    _exactly(peer, memoryview(content))
+    return kind, content
 
 
-def _exactly(peer: socket.socket, length: int) -> bytearray:
-    buffer = bytearray(length)
-    view = memoryview(buffer)
-    while view:
-        count = peer.recv_into(view)
+def _exactly(peer: socket.socket, view: memoryview) -> memoryview:
+    """Fill `view`."""
+    rest = view
+    while rest:
+        count = peer.recv_into(rest)
         if not count:
             raise EOFError
-        view = view[count:]
-    return buffer
+        rest = rest[count:]
+    return view
 
 
 def pack_json(value: object) -> bytes:

@@ -46,14 +46,13 @@ class RemoteVolume:
         for at in range(0, len(buffer), wire.MAX_READ):
             part = buffer[at : at + wire.MAX_READ]
             wire.send(self._peer, wire.READ, wire.RANGE.pack(offset + at, len(part)))
-            kind, content = wire.receive(self._peer)
+            kind, content = wire.receive(self._peer, data=part)
             while kind == wire.CALL:
                 # It came while something was read that nobody has asked for yet.
                 self._calls.append(content)
-                kind, content = wire.receive(self._peer)
+                kind, content = wire.receive(self._peer, data=part)
             if kind != wire.DATA:
                 raise StorageError("volume", content.decode("utf-8", "replace"))
-            part[:] = content
 
     def next_call(self) -> bytearray | None:
         """What the parent wants done; None once it is gone."""

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 BLOCK = 64 << 10
 CAPACITY = 64 << 20
+MOST_AT_ONCE = 8
+"""Blocks that a reader gets in one read who asks for one after the other."""
+_RUNS = 8
+"""Places that are read on from, in turns: a filesystem has its names and its inodes in two."""
 
 
 @runtime_checkable
@@ -99,6 +103,9 @@ class BlockCache(Closing):
         self._coming: dict[int, _Coming] = {}
         self._workers: ThreadPoolExecutor | None = None
         self._expected = 0
+        self._most_at_once = 1 if self._ahead else max(1, min(MOST_AT_ONCE, self._room // 4))
+        self._runs: OrderedDict[int, int] = OrderedDict()
+        """Where readers that go on and on would go on, and how many blocks they got last."""
         self._hits = self._reads = self._bytes = 0
         self._closed = False
 
@@ -131,6 +138,11 @@ class BlockCache(Closing):
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
+    def block(self, number: int) -> bytes | bytearray:
+        """A whole block, the last one as far as it goes; nobody may change it."""
+        self._check(number * self._block, 1)
+        return self._get(number)
+
     def read_into(self, offset: int, buffer: bytearray | memoryview) -> None:
         """Fill all of `buffer` from `offset`."""
         view = memoryview(buffer).cast("B")
@@ -162,12 +174,30 @@ class BlockCache(Closing):
                 return content
             coming = self._coming.get(number)
             if coming is None:
-                mine = self._coming[number] = _Coming()
+                numbers = self._wanted(number)
+                promised = [_Coming() for _ in numbers]
+                self._coming.update(zip(numbers, promised, strict=True))
             self._look_ahead(number)
         if coming is not None:
             return coming.result()
-        self._load([number], [mine])
-        return mine.result()
+        self._load(numbers, promised)
+        return promised[0].result()
+
+    def _wanted(self, number: int) -> Sequence[int]:
+        """What to read for a block that is not there: twice as many if it follows the last ones.
+
+        The lock is held. Whoever looks ahead by threads has no need of it.
+        """
+        run = min(2 * self._runs.pop(number, 0), self._most_at_once) or 1
+        end = min(number + run, ceil_div(self.size, self._block))
+        for n in range(number + 1, end):
+            if self._known(n):
+                end = n
+                break
+        self._runs[end] = run
+        if len(self._runs) > _RUNS:
+            self._runs.popitem(last=False)
+        return range(number, end)
 
     def _load(self, numbers: Sequence[int], promised: Sequence[_Coming]) -> None:
         """Read consecutive blocks in one go and keep them, unless they were written meanwhile."""

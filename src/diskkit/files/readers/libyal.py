@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import stat
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from diskkit.errors import FormatError
+from diskkit.errors import DiskkitError, FormatError
 from diskkit.files.filesystem import NO_TIME, Extent, FileSystem, Node
 from diskkit.files.readers.folders import Folders
+from diskkit.filters.cache import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,27 +21,47 @@ if TYPE_CHECKING:
 
 MAX_EXTENTS = 1_000_000
 """Extents of one file that are listed; a file in more pieces is read through the library."""
+_AT_HAND = 16
 _KEPT = 64
 _SPARSE = 1
 
 
 class VolumeFile:
-    """A volume as the file object that the libraries ask for."""
+    """A volume as the file object that the libraries ask for.
+
+    They read a few bytes at a time, in a few places in turns: blocks at hand are found here without
+    the bookkeeping of the cache.
+    """
 
     def __init__(self, volume: BlockCache) -> None:
         self._volume = volume
+        self._size = volume.size
         self._at = 0
+        self._blocks: dict[int, bytes | bytearray] = {}
 
     def read(self, length: int) -> bytes:
         """The next bytes."""
-        length = max(0, min(length, self._volume.size - self._at))
-        content = self._volume.read(self._at, length)
-        self._at += length
+        number, inside = divmod(self._at, BLOCK)
+        block = self._blocks.get(number)
+        if block is not None and inside + length <= len(block):
+            content = bytes(block[inside : inside + length])
+        else:
+            content = self._slowly(max(0, min(length, self._size - self._at)), number)
+        self._at += len(content)
         return content
+
+    def _slowly(self, length: int, number: int) -> bytes:
+        """Through the cache; the block that it begins in is at hand from now on."""
+        if 0 < length < BLOCK and number not in self._blocks:
+            if len(self._blocks) >= _AT_HAND:
+                self._blocks.clear()
+            with suppress(DiskkitError):  # what is wanted may be a good part of a bad block
+                self._blocks[number] = self._volume.block(number)
+        return self._volume.read(self._at, length)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move."""
-        self._at = offset + (0, self._at, self._volume.size)[whence]
+        self._at = offset if not whence else offset + (0, self._at, self._size)[whence]
         return self._at
 
     def tell(self) -> int:
@@ -49,7 +70,7 @@ class VolumeFile:
 
     def get_size(self) -> int:
         """Bytes."""
-        return self._volume.size
+        return self._size
 
 
 @contextmanager

@@ -48,14 +48,16 @@ class Reader(LibraryReader):
         return self.library_volume.get_file_entry(id)
 
     def scandir(self, id: int) -> Iterator[tuple[bytes, Node]]:
-        for number, entry, problem in self.sub_entries(id):
-            if entry is None:
-                yield b"?%d" % number, lost(problem)
-                continue
+        folder = self.entry(id)
+        with judged(self.kind, f"directory {id}"):
+            count = folder.get_number_of_sub_file_entries()
+        get, node_of = folder.get_sub_file_entry, self._node
+        for number in range(count):
             try:
+                entry = get(number)
                 if id == ROOT and entry.get_file_reference() & _RECORD < FIRST_OWN:
                     continue
-                node = self._node(entry)
+                node = node_of(entry)
             except OSError as error:
                 yield b"?%d" % number, lost(reason(error))
                 continue
@@ -101,9 +103,12 @@ class Reader(LibraryReader):
         if flags is None:
             raise FormatError("has no standard information", structure="NTFS file record")
         problem = ""
-        kind = stat.S_IFDIR | 0o755 if entry.has_directory_entries_index() else stat.S_IFREG | 0o644
-        size = 0 if stat.S_ISDIR(kind) else entry.get_size()
-        target = self._own_target(entry, flags)
+        if entry.has_directory_entries_index():
+            kind, size = stat.S_IFDIR | 0o755, 0
+        else:
+            kind, size = stat.S_IFREG | 0o644, entry.get_size()
+        # Nearly all have none of these, and are many.
+        target = self._own_target(entry, flags) if flags & (_REPARSE | _SYSTEM) else None
         if target is not None:
             kind, size = stat.S_IFLNK | 0o777, len(target)
         elif flags & _REPARSE:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diskkit import DiskkitError, FormatError, StorageError, UnsupportedFeature
-from diskkit.files import open_filesystem, wire, worker
+from diskkit.files import copying, open_filesystem, wire, worker
 from diskkit.files.copying import Copier
 from diskkit.files.filesystem import Details, Extent, Node, as_ours
 from diskkit.files.process import ProcessFileSystem
@@ -193,6 +193,35 @@ def test_a_reader_that_dies_is_told_for_each_file(
     assert [text.split(":")[0] for text in told[:2]] == ["out/c", "out/d"]
     assert all("crashed (SIGABRT)" in text for text in told)
     assert done.left_out == len(told) >= 2
+
+
+def test_what_comes_before_a_damaged_entry_is_copied(tmp_path: Path) -> None:
+    class Half(Made):
+        def scandir(self, id: int) -> Iterator[tuple[bytes, Node]]:
+            for number in range(7, 307, 2):
+                yield b"%d" % number, NODE._replace(id=number, size=len(b"%d" % number))
+            raise FormatError("the rest is damaged")
+
+    told: list[str] = []
+    fs = Half()
+    folder = Found(b"/", NODE._replace(mode=0o040755, id=2))
+    copied = Copier(fs, Memory(bytes(4096)), told.append)
+    done = copied.copy(folder, str(tmp_path / "out"), recursive=True)
+    assert (done.files, done.left_out) == (150, 1)
+    assert "the rest is damaged" in told[0]
+    assert (tmp_path / "out" / "305").read_bytes() == b"305"
+
+
+def test_files_in_very_many_pieces_are_not_held_side_by_side() -> None:
+    class Many(Made):
+        def scandir(self, id: int) -> Iterator[tuple[bytes, Node]]:
+            for number in range(2, 42, 2):
+                yield b"%d" % number, NODE._replace(id=number)
+
+    copier = Copier(Many(), Memory(bytes(4096)), print)
+    sizes = [sum(len(d.extents or ()) for _, _, d in part) for part in copier._batches(NODE)]
+    assert sum(sizes) == 20 * 40_000
+    assert max(sizes) <= copying.MOST_EXTENTS + 40_000
 
 
 def test_errors_keep_their_kind() -> None:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 BATCH = 256
 """Entries of a folder that are looked up before the first of them is copied."""
+MOST_EXTENTS = 100_000
+"""Of all files of a batch."""
 _EVERY = 0.1
 """Seconds between two reports of progress."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -176,12 +178,34 @@ class Copier:
             self._open_folders.discard(node.id)
 
     def _batches(self, folder: Node) -> Iterator[Batch]:
-        """What is in a folder, with all that copying it takes, many entries at a time."""
+        """What is in a folder, with all that copying it takes, many entries at a time.
+
+        Raises what listing it raises, after all that came before.
+        """
         rows = self._fs.scandir(folder.id)
-        while batch := list(islice(rows, BATCH)):
-            asked = [node for _, node in batch if not node.problem]
-            told = self._told(asked)
-            yield [(name, n, Details() if n.problem else next(told)) for name, n in batch]
+        failure: DiskkitError | None = None
+        while failure is None:
+            found: list[tuple[bytes, Node]] = []
+            try:
+                found.extend(islice(rows, BATCH))
+            except DiskkitError as error:
+                failure = error
+            if not found and failure is None:
+                return
+            told = self._told([node for _, node in found if not node.problem])
+            batch: Batch = []
+            extents = 0
+            for name, node in found:
+                known = Details() if node.problem else next(told)
+                batch.append((name, node, known))
+                extents += len(known.extents or ())
+                # Files in very many pieces, real or made up, are not held side by side.
+                if extents > MOST_EXTENTS:
+                    yield batch
+                    batch, extents = [], 0
+            if batch:
+                yield batch
+        raise failure
 
     def _told(self, asked: list[Node]) -> Iterator[Details]:
         """Of each its details. If the reader cannot go on, that is what there is to know of it."""

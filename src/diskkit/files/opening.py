@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diskkit.errors import UnsupportedFeature
-from diskkit.files.readers import READERS, check_installed, open_reader
+from diskkit.files.readers import READERS, check_installed
 
 if TYPE_CHECKING:
     from diskkit.files.filesystem import FileSystem
@@ -41,13 +41,11 @@ def why_unreadable(volume: Volume) -> str:
     return "" if kind in READERS else reason
 
 
-def open_filesystem(
-    volume: Volume, *, trusted: bool = False, started: Started | None = None
-) -> FileSystem:
+def open_filesystem(volume: Volume, *, started: Started | None = None) -> FileSystem:
     """The files of a volume. Close it when done; the disk stays open.
 
-    The reader runs in a process of its own, unless the image is `trusted`; one that was `started`
-    early is taken over, if this does not fail. Raises
+    The reader runs in a process of its own; one that was `started` early is taken over, if this
+    does not fail. It may be asked from many threads, which the libraries may not. Raises
     `UnsupportedFeature` where there is none, and `FormatError` if it finds the filesystem wrong.
     """
     reason = why_unreadable(volume)
@@ -55,10 +53,6 @@ def open_filesystem(
         raise UnsupportedFeature(reason, structure=f"volume {volume.name}")
     kind = volume.content.filesystem
     check_installed(kind)
-    if trusted:
-        from diskkit.filters.cache import BlockCache
-
-        return open_reader(kind, BlockCache(volume))
     from diskkit.files.process import ProcessFileSystem
 
     return ProcessFileSystem(kind, volume, started=started)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from diskkit.fuse import kernel
 from diskkit.fuse.mounting import mounted
 from makers.peers import SKIP_PREFIX
 from volumes.test_luks import KEY
@@ -74,6 +75,14 @@ class Mounts:
                 process.communicate(timeout=TIMEOUT)
             elif process.stderr is not None:
                 process.stderr.close()
+
+
+def require_driver(kind: str) -> None:
+    """Skip where the kernel cannot mount that filesystem."""
+    if not os.access("/dev/loop-control", os.R_OK | os.W_OK):
+        pytest.skip(f"{SKIP_PREFIX} /dev/loop-control, as root")
+    if kind not in kernel.known_to_kernel():
+        pytest.skip(f"{SKIP_PREFIX} {kind} in this kernel")
 
 
 @pytest.fixture

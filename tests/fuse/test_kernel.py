@@ -21,9 +21,9 @@ from diskkit.errors import StorageError, UnsupportedFeature
 from diskkit.fuse import kernel, loop, mounting, servers
 from diskkit.fuse.servers import Note, Writer
 from files.guests import make, plain_names, unix_tree, walk
-from fuse.conftest import TIMEOUT, diskkit
+from fuse.conftest import TIMEOUT, diskkit, require_driver
 from fuse.test_volumes import encrypted, grouped, with_
-from makers.peers import SKIP_PREFIX, requires
+from makers.peers import requires
 from volumes.groups import NAME
 from volumes.tables import put_mbr
 
@@ -45,15 +45,8 @@ MAKERS = {
 
 @pytest.fixture
 def needs(mounts: Mounts) -> Callable[[str], None]:
-    """Skip where the kernel cannot mount that filesystem."""
-
-    def check(kind: str) -> None:
-        if not os.access("/dev/loop-control", os.R_OK | os.W_OK):
-            pytest.skip(f"{SKIP_PREFIX} /dev/loop-control, as root")
-        if kind not in kernel.known_to_kernel():
-            pytest.skip(f"{SKIP_PREFIX} {kind} in this kernel")
-
-    return check
+    """`require_driver`, once it is known that there is FUSE."""
+    return require_driver
 
 
 def quiet(*words: str | Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from diskkit import vixdisklib as vix
 from diskkit import vixmntapi as mnt
-from diskkit.fuse import kernel, mounting
+from diskkit.fuse import mounting
 from fuse.conftest import mounts as mounts
+from fuse.conftest import require_driver
 from makers.peers import SKIP_PREFIX
 
 if TYPE_CHECKING:
@@ -66,12 +67,5 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Started
 
 @pytest.fixture
 def by_kernel(started: Started) -> Callable[[str], None]:
-    """Skip where the kernel cannot mount that filesystem."""
-
-    def check(kind: str) -> None:
-        if not os.access("/dev/loop-control", os.R_OK | os.W_OK):
-            pytest.skip(f"{SKIP_PREFIX} /dev/loop-control, as root")
-        if kind not in kernel.known_to_kernel():
-            pytest.skip(f"{SKIP_PREFIX} {kind} in this kernel")
-
-    return check
+    """`require_driver`, once it is known that there is FUSE."""
+    return require_driver

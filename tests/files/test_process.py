@@ -267,7 +267,7 @@ def test_long_listings_side_by_side(tmp_path: Path) -> None:
     make_ext(tmp_path / "v.raw", tmp_path / "tree", "ext4")
     (volume,) = find_volumes(Memory((tmp_path / "v.raw").read_bytes())).volumes
     with open_filesystem(volume) as fs:
-        found: list[list[bytes]] = [[] for _ in range(7)]
+        found: list[list[bytes]] = [[] for _ in range(worker._SCANS + 3)]
         rows = [(own, fs.scandir(fs.root)) for own in found]
         while rows:
             for own, scan in list(rows):

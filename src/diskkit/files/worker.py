@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 ENOUGH = 1 << 20
 """Bytes of details after which a message is sent."""
 MEMORY = 2 << 30
-_SCANS = 4
+_SCANS = 64
+"""Listings under way at once, such as those of folders inside of folders, while they are copied.
+One that is pushed out begins anew, and passes over what was told."""
 _BARE = Node(0, 0, 0, 0, 0, 0, 0, 0, 0, NO_TIME, 0, 0)
 
 
